@@ -1,0 +1,4 @@
+//! Tenure.
+
+pub mod clock;
+pub mod entropy;

@@ -1,0 +1,1 @@
+//! Behaviour, one module per surface or failure family.

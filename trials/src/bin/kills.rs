@@ -1,0 +1,2 @@
+//! Aimed kills of the release binary.
+fn main() {}
