@@ -36,7 +36,7 @@ impl dyn Entropy {
     /// A duration drawn uniformly from `[0, bound]`, at nanosecond resolution.
     pub fn up_to(&self, bound: Duration) -> Duration {
         let bound_nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        let drawn = u128::from(self.next_u64()) * (u128::from(bound_nanos) + 1) >> 64;
+        let drawn = (u128::from(self.next_u64()) * (u128::from(bound_nanos) + 1)) >> 64;
         Duration::from_nanos(u64::try_from(drawn).unwrap_or(bound_nanos))
     }
 }

@@ -1,0 +1,503 @@
+//! What a term may do, and until when: [`Guard`], [`Term`], the gate of a Kubernetes client, and the watchdog's verdict.
+//!
+//! A [`Guard`] answers one question by one clock read: is this term still valid *now*? Whoever acts for the term asks it
+//! as the last step before the first byte leaves. [`Term::run`] drops a future the moment the term ends. The watchdog
+//! makes the end happen even if the elector's task never gets to run again.
+//!
+//! Not promised: computation between two questions to the guard, and an effect that is already on the wire when the
+//! process is frozen. Fencing tokens ([`Term::token`]) are for those.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{BootTime, SharedClock};
+
+/// The term is over: its validity has passed, or it was revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the term in office has ended")]
+pub struct TermEnded;
+
+/// One unbroken time in office, as long as it lasts. Clones are the same term.
+#[derive(Clone)]
+pub struct Term(Arc<Office>);
+
+/// Says whether a term is still valid. Clones ask about the same term.
+#[derive(Clone)]
+pub struct Guard(Arc<Office>);
+
+/// Gated work that is going on; dropping it says that it has ended.
+#[derive(Debug)]
+#[must_use = "the work counts as ended when this is dropped"]
+pub struct Work {
+    office: Arc<Office>,
+    kind: WorkKind,
+}
+
+/// A tower layer that lets a request through only while a term is valid. It belongs innermost, next to the connection:
+/// whatever retries or waits outside of it asks again.
+#[derive(Clone, Debug)]
+pub struct GateLayer(Guard);
+
+/// The service made by [`GateLayer`].
+#[derive(Clone, Debug)]
+pub struct Gate<S> {
+    inner: S,
+    guard: Guard,
+}
+
+/// What the watchdog has to do after a look at the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing; look again no later than this.
+    LookAgainAt(BootTime),
+    /// The term has just ended; work is still running, look again no later than this.
+    Revoked(BootTime),
+    /// Work of an ended term did not end: the process must.
+    Abort,
+}
+
+/// A thawed process gets this long, from the watchdog's first reading past the end, to drop its futures.
+pub const ABORT_GRACE: Duration = Duration::from_millis(200);
+
+/// The watchdog looks at the clock at least this often.
+pub const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WorkKind {
+    /// A future under [`Term::run`]: it must end with the term, or the process does.
+    Gated,
+    /// A tick or the like: a planned hand-over waits for it, nothing more.
+    Held,
+}
+
+/// The state of one term, shared by the elector, its guards and the watchdog.
+pub(crate) struct Office {
+    lease: String,
+    token: u64,
+    nonce: String,
+    clock: SharedClock,
+    limits: Mutex<Limits>,
+    /// A copy of `limits.valid_until` for the guard, which must not wait for a lock. Zero once revoked.
+    valid_until_nanos: AtomicU64,
+    ended: CancellationToken,
+    gated: AtomicUsize,
+    held: AtomicUsize,
+    work_ended: Notify,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    valid_until: BootTime,
+    /// When a successor may hold the lease: gated work that is still running by then must not outlive it.
+    lease_end: BootTime,
+    first_look_past_end: Option<BootTime>,
+    revoked: bool,
+}
+
+impl Office {
+    pub(crate) fn open(
+        lease: String,
+        token: u64,
+        nonce: String,
+        clock: SharedClock,
+        valid_until: BootTime,
+        lease_end: BootTime,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            lease,
+            token,
+            nonce,
+            clock,
+            limits: Mutex::new(Limits { valid_until, lease_end, first_look_past_end: None, revoked: false }),
+            valid_until_nanos: AtomicU64::new(valid_until.as_nanos()),
+            ended: CancellationToken::new(),
+            gated: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            work_ended: Notify::new(),
+        })
+    }
+
+    /// Moves the end of the term later; it never moves earlier, and a term that has ended stays ended.
+    pub(crate) fn extend(&self, valid_until: BootTime, lease_end: BootTime) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if !limits.revoked && valid_until > limits.valid_until {
+            limits.valid_until = valid_until;
+            limits.lease_end = lease_end;
+            limits.first_look_past_end = None;
+            self.valid_until_nanos.store(valid_until.as_nanos(), Ordering::SeqCst);
+        }
+    }
+
+    /// Ends the term now.
+    pub(crate) fn revoke(&self) {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).revoked = true;
+        self.valid_until_nanos.store(0, Ordering::SeqCst);
+        self.ended.cancel();
+    }
+
+    /// The watchdog's look at the clock: revokes at the end of validity, and says when the process has to go.
+    pub(crate) fn look(&self, now: BootTime) -> Verdict {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if now < limits.valid_until && !limits.revoked {
+            return Verdict::LookAgainAt(limits.valid_until.min(now + WATCHDOG_PERIOD));
+        }
+        limits.revoked = true;
+        self.valid_until_nanos.store(0, Ordering::SeqCst);
+        let first_look = *limits.first_look_past_end.get_or_insert(now);
+        let abort_at = limits.lease_end.max(first_look + ABORT_GRACE);
+        drop(limits);
+        self.ended.cancel();
+        if self.gated.load(Ordering::SeqCst) > 0 && now >= abort_at {
+            return Verdict::Abort;
+        }
+        Verdict::Revoked(abort_at.min(now + WATCHDOG_PERIOD))
+    }
+
+    pub(crate) fn check(&self) -> Result<(), TermEnded> {
+        if self.clock.boot().as_nanos() < self.valid_until_nanos.load(Ordering::SeqCst) {
+            Ok(())
+        } else {
+            Err(TermEnded)
+        }
+    }
+
+    /// Whether every future under [`Term::run`] and every held tick is gone.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.gated.load(Ordering::SeqCst) == 0 && self.held.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether every future under [`Term::run`] is gone: what the end of a term waits for.
+    pub(crate) fn gated_work_has_ended(&self) -> bool {
+        self.gated.load(Ordering::SeqCst) == 0
+    }
+
+    /// Waits for work to end, once: ask again afterwards.
+    pub(crate) async fn wait_until(&self, condition: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.work_ended.notified();
+            if condition(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn enter(self: &Arc<Self>, kind: WorkKind) -> Result<Work, TermEnded> {
+        let work = Work { office: self.clone(), kind };
+        work.counter().fetch_add(1, Ordering::SeqCst);
+        // Counted first, asked second: the watchdog either sees the work or has already made the answer a no.
+        self.check().map(|()| work)
+    }
+
+    pub(crate) fn valid_until(&self) -> BootTime {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).valid_until
+    }
+}
+
+impl fmt::Debug for Office {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Office")
+            .field("lease", &self.lease)
+            .field("token", &self.token)
+            .field("nonce", &self.nonce)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    fn counter(&self) -> &AtomicUsize {
+        match self.kind {
+            WorkKind::Gated => &self.office.gated,
+            WorkKind::Held => &self.office.held,
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.counter().fetch_sub(1, Ordering::SeqCst);
+        self.office.work_ended.notify_waiters();
+    }
+}
+
+impl Term {
+    pub(crate) fn new(office: Arc<Office>) -> Self {
+        Self(office)
+    }
+
+    /// The fencing token: the `resourceVersion` of the write that began this term. It is fixed for the term, and larger
+    /// than that of every earlier term of the same Lease.
+    pub fn token(&self) -> u64 {
+        self.0.token
+    }
+
+    /// A name for this term that no other term has.
+    pub fn nonce(&self) -> &str {
+        &self.0.nonce
+    }
+
+    /// The Lease this term was won on, as `namespace/name`.
+    pub fn lease(&self) -> &str {
+        &self.0.lease
+    }
+
+    /// The guard of this term.
+    pub fn guard(&self) -> Guard {
+        Guard(self.0.clone())
+    }
+
+    /// Asks the guard.
+    ///
+    /// # Errors
+    /// [`TermEnded`] when the term is over.
+    pub fn check(&self) -> Result<(), TermEnded> {
+        self.0.check()
+    }
+
+    /// Waits until the term has ended. Cancel-safe.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+
+    /// Runs `work`, and drops it the moment the term ends.
+    ///
+    /// If `work` blocks its thread and so cannot be dropped by the time a successor may be in office, the process is
+    /// aborted (status 134): see [`Verdict::Abort`].
+    ///
+    /// # Errors
+    /// [`TermEnded`] if the term was over before, or ended while `work` was running.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, TermEnded> {
+        let _counted = self.0.enter(WorkKind::Gated)?;
+        tokio::select! {
+            biased;
+            () = self.0.ended.cancelled() => Err(TermEnded),
+            output = work => Ok(output),
+        }
+    }
+
+    /// Marks work that a planned hand-over waits for, without cutting it off at the term's end.
+    ///
+    /// # Errors
+    /// [`TermEnded`] if the term is over.
+    pub fn hold(&self) -> Result<Work, TermEnded> {
+        self.0.enter(WorkKind::Held)
+    }
+
+    pub(crate) fn office(&self) -> &Arc<Office> {
+        &self.0
+    }
+}
+
+impl PartialEq for Term {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Term {}
+
+impl fmt::Debug for Term {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Term")
+            .field("lease", &self.0.lease)
+            .field("token", &self.0.token)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// Whether the term is valid at this instant: one clock read.
+    ///
+    /// # Errors
+    /// [`TermEnded`] when it is not.
+    pub fn check(&self) -> Result<(), TermEnded> {
+        self.0.check()
+    }
+
+    /// The token of the guarded term.
+    pub fn token(&self) -> u64 {
+        self.0.token
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Guard").field("token", &self.0.token).finish_non_exhaustive()
+    }
+}
+
+impl GateLayer {
+    /// A gate that asks `guard`.
+    pub fn new(guard: Guard) -> Self {
+        Self(guard)
+    }
+}
+
+impl<S> tower::Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate { inner, guard: self.0.clone() }
+    }
+}
+
+impl<S, R> tower::Service<R> for Gate<S>
+where
+    S: tower::Service<R, Error: Into<tower::BoxError>, Future: Send + 'static>,
+    S::Response: 'static,
+{
+    type Response = S::Response;
+    type Error = tower::BoxError;
+    type Future = BoxFuture<'static, Result<S::Response, tower::BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        match self.guard.check() {
+            Ok(()) => {
+                let answer = self.inner.call(request);
+                async move { answer.await.map_err(Into::into) }.boxed()
+            }
+            Err(ended) => async move { Err(ended.into()) }.boxed(),
+        }
+    }
+}
+
+/// What tests of gated code need: a term that lasts as long as they say.
+#[doc(hidden)]
+pub(super) mod testing {
+    use super::{BootTime, Duration, Office, SharedClock, Term};
+
+    /// A term of the Lease `test/lease` that is valid for `validity` from now.
+    pub fn term(clock: &SharedClock, token: u64, validity: Duration) -> Term {
+        let until: BootTime = clock.boot() + validity;
+        Term::new(Office::open("test/lease".into(), token, format!("nonce-{token}"), clock.clone(), until, until))
+    }
+
+    /// Ends the term now.
+    pub fn revoke(term: &Term) {
+        term.office().revoke();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::clock::{Clock, RATE_ONE, SimulatedClock};
+
+    const VALID: Duration = Duration::from_secs(10);
+    const LEASE: Duration = Duration::from_secs(11);
+
+    fn office(clock: &Arc<SimulatedClock>) -> Arc<Office> {
+        let shared: SharedClock = clock.clone();
+        let now = shared.boot();
+        Office::open("ns/lease".into(), 7, "n".into(), shared, now + VALID, now + LEASE)
+    }
+
+    fn clock() -> Arc<SimulatedClock> {
+        SimulatedClock::new(Timestamp::UNIX_EPOCH, RATE_ONE, SignedDuration::ZERO)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_guard_says_no_at_the_end_of_validity_though_nobody_has_looked() {
+        let clock = clock();
+        let term = Term::new(office(&clock));
+        assert_eq!(term.check(), Ok(()));
+        clock.sleep_until(clock.boot() + VALID).await;
+        assert_eq!(term.check(), Err(TermEnded));
+        assert_eq!(term.run(async {}).await, Err(TermEnded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_that_has_ended_cannot_be_extended() {
+        let clock = clock();
+        let office = office(&clock);
+        office.revoke();
+        office.extend(clock.boot() + VALID * 2, clock.boot() + LEASE * 2);
+        assert_eq!(office.check(), Err(TermEnded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_confirmation_does_not_shorten_a_term() {
+        let clock = clock();
+        let office = office(&clock);
+        let until = office.valid_until();
+        office.extend(clock.boot() + Duration::from_secs(1), clock.boot() + Duration::from_secs(2));
+        assert_eq!(office.valid_until(), until);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_dropped_when_the_watchdog_sees_the_end() {
+        let clock = clock();
+        let office = office(&clock);
+        let term = Term::new(office.clone());
+        let running = term.run(std::future::pending::<()>());
+        tokio::pin!(running);
+        assert!(running.as_mut().now_or_never().is_none());
+        clock.sleep_until(clock.boot() + VALID).await;
+        assert!(matches!(office.look(clock.boot()), Verdict::Revoked(_)));
+        assert_eq!(running.await, Err(TermEnded));
+        assert!(office.gated_work_has_ended());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_does_not_end_by_the_end_of_the_lease_aborts_the_process() {
+        let clock = clock();
+        let office = office(&clock);
+        let _stuck = office.enter(WorkKind::Gated).expect("the term is valid");
+        let start = clock.boot();
+        assert!(matches!(office.look(start + VALID), Verdict::Revoked(_)));
+        assert!(matches!(office.look((start + LEASE).saturating_sub(Duration::from_millis(1))), Verdict::Revoked(_)));
+        assert_eq!(office.look(start + LEASE), Verdict::Abort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thawed_process_gets_its_grace_from_the_first_look() {
+        let clock = clock();
+        let office = office(&clock);
+        let _stuck = office.enter(WorkKind::Gated).expect("the term is valid");
+        let thaw = clock.boot() + LEASE * 5;
+        assert!(matches!(office.look(thaw), Verdict::Revoked(_)));
+        assert!(matches!(office.look(thaw + ABORT_GRACE / 2), Verdict::Revoked(_)));
+        assert_eq!(office.look(thaw + ABORT_GRACE), Verdict::Abort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_tick_never_aborts_the_process() {
+        let clock = clock();
+        let office = office(&clock);
+        let _tick = Term::new(office.clone()).hold().expect("the term is valid");
+        assert!(matches!(office.look(clock.boot() + LEASE * 2), Verdict::Revoked(_)));
+        assert!(matches!(office.look(clock.boot() + LEASE * 3), Verdict::Revoked(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_lets_nothing_through_after_the_end() {
+        use tower::{Layer, ServiceExt};
+        let clock = clock();
+        let term = Term::new(office(&clock));
+        let echo = tower::service_fn(|text: &'static str| async move { Ok::<_, std::io::Error>(text) });
+        let gated = GateLayer::new(term.guard()).layer(echo);
+        assert_eq!(gated.clone().oneshot("in").await.expect("the term is valid"), "in");
+        term.office().revoke();
+        let refused = gated.oneshot("out").await.expect_err("the term has ended");
+        assert!(refused.is::<TermEnded>());
+    }
+}
