@@ -1,5 +1,7 @@
 //! Tenure.
 
+#[cfg(feature = "controller")]
+pub mod api;
 pub mod apiserver;
 pub mod clock;
 pub mod dial;
