@@ -1,0 +1,40 @@
+# What can be done here. CI (.ci/run) runs these very targets; `make help` lists them.
+CARGO ?= cargo
+# `--all-features` is the binary with `tenure dev`; the image, the kills and the benchmarks are built without it.
+ALL := --workspace --all-features
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt docs as-library deny broken-check kills-broken ci
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## Run every test, documentation examples included; print run, failed, skipped
+	@scripts/test.sh
+
+lint: docs as-library deny broken-check ## Check format, clippy (all, default, no features), docs, licenses, library use, patches
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --no-default-features --features k8s-openapi/v1_33 -- -D warnings
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+docs: ## Build the documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+
+as-library: ## Build a crate outside the workspace that uses Tenure as a library
+	@scripts/as-library.sh
+
+deny: ## Check licenses, sources and duplicates of the dependencies
+	"$$(scripts/tool.sh cargo-deny)" --all-features --workspace check bans licenses sources
+
+broken-check: ## Check that each patch of tests/broken still applies
+	@scripts/broken.sh --check-only
+
+kills-broken: ## Break each rule on purpose (tests/broken) and see its test go red
+	@scripts/broken.sh
+
+ci: ## Everything CI runs
+	.ci/run

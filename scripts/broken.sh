@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Breaks the rules on purpose: applies each patch of tests/broken in a scratch work tree and demands that the test it
+# names turns red, by a failing test and not by an error of the compiler.
+#
+#   scripts/broken.sh                  all patches
+#   scripts/broken.sh --third COMMIT   the third of them that this commit chooses (CI)
+#   scripts/broken.sh --only NAME      the patches whose file name contains NAME
+#   scripts/broken.sh --check-only     only that each applies and its header is whole (lint)
+#
+# A patch starts with three lines:
+#   # rule: election 6, the guard
+#   # breaks: the guard always says yes
+#   # test: -p tenure --lib the_guard_says_no_at_the_end_of_validity
+# The last is what `cargo test` gets; its last word names the test, the words before it the package and the target.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+third='' only='' check_only=''
+while (($#)); do
+  case $1 in
+    --third) third=${2:?"--third needs a commit"}; shift 2 ;;
+    --only) only=${2:?"--only needs a part of a name"}; shift 2 ;;
+    --check-only) check_only=yes; shift ;;
+    *) echo "scripts/broken.sh: unknown argument $1" >&2; exit 2 ;;
+  esac
+done
+
+header() { sed -n "s/^# $2: *//p" "$1" | head -n 1; }
+
+shopt -s nullglob
+all=(tests/broken/*.patch)
+patches=()
+# 3 is the share that keeps CI short; the last hex digits of the commit choose, so that three commits in a row tend to
+# cover everything.
+chosen=-1
+if [[ -n $third ]]; then
+  commit=$(git rev-parse --verify "$third^{commit}")
+  chosen=$((16#${commit: -4} % 3))
+fi
+for i in "${!all[@]}"; do
+  if ((chosen < 0 || i % 3 == chosen)) && [[ ${all[i]} == *"$only"* ]]; then patches+=("${all[i]}"); fi
+done
+if ((${#patches[@]} == 0)); then
+  echo "no patch of tests/broken is chosen" >&2
+  exit 1
+fi
+
+for patch in "${patches[@]}"; do
+  for field in rule breaks 'test'; do
+    [[ -n $(header "$patch" "$field") ]] || { echo "$patch has no line \"# $field: …\"" >&2; exit 1; }
+  done
+  if [[ -n $check_only ]]; then
+    git apply --check "$patch" || { echo "$patch does not apply: make it anew from the code as it is" >&2; exit 1; }
+  fi
+done
+if [[ -n $check_only ]]; then
+  echo "${#patches[@]} patches of tests/broken apply"
+  exit 0
+fi
+
+work=$PWD/target/broken
+mkdir -p "$work"
+exec 9>"$work/lock"
+flock 9
+tree=$work/tree
+git worktree prune
+git worktree remove --force "$tree" 2>/dev/null || rm -rf "$tree"
+git worktree add --quiet --detach "$tree" HEAD
+trap 'git worktree remove --force "$tree"' EXIT
+if [[ -n $(git status --porcelain --untracked-files=no) ]]; then
+  echo "note: what is not committed is not in the scratch work tree" >&2
+fi
+export CARGO_TARGET_DIR=$work/target
+
+# 600 s: a build of one package and one test; a test that hangs has not turned red.
+limit=600
+# Sets `verdict` to red, green, or what else went wrong.
+try() {
+  local log=$1 args name ran
+  read -r -a args <<<"$2"
+  name=${args[-1]}
+  unset 'args[-1]'
+  local status=0
+  (cd "$tree" && timeout --kill-after=10 "$limit" cargo test --quiet --all-features "${args[@]}" -- "$name") \
+    >"$log" 2>&1 || status=$?
+  ran=$(awk '/^running [0-9]+ test/ {n += $2} END {print n + 0}' "$log")
+  if ((status == 124)); then verdict="hung"
+  elif ! grep -q '^test result:' "$log" && ((ran == 0)); then verdict="did not compile"
+  elif ((ran == 0)); then verdict="no such test"
+  elif grep -q '^test result: FAILED' "$log"; then verdict="red"
+  elif ((status == 0)); then verdict="green"
+  else verdict="ended with status $status"
+  fi
+}
+
+failures=0
+declare -A sound
+printf '%-44s %-8s %-16s %6s  %s\n' patch 'as it is' broken seconds rule
+for patch in "${patches[@]}"; do
+  name=$(basename "$patch" .patch)
+  what=$(header "$patch" 'test')
+  started=$SECONDS
+  # A test that is red anyway shows nothing: it must be green on the code as it is.
+  if [[ -z ${sound[$what]:-} ]]; then
+    try "$work/$name.before.log" "$what"
+    sound[$what]=$verdict
+  fi
+  before=${sound[$what]}
+  if [[ $before != green ]]; then
+    verdict="not tried"
+  elif git -C "$tree" apply "$PWD/$patch" 2>"$work/$name.log"; then
+    try "$work/$name.log" "$what"
+    git -C "$tree" checkout --quiet -- .
+    git -C "$tree" clean --quiet --force -d
+  else
+    verdict="does not apply"
+  fi
+  printf '%-44s %-8s %-16s %6d  %s\n' "$name" "$before" "$verdict" $((SECONDS - started)) "$(header "$patch" rule)"
+  if [[ $verdict != red ]]; then
+    failures=$((failures + 1))
+    tail -n 25 "$work/$name${before/#green/}.log" 2>/dev/null || tail -n 25 "$work/$name.before.log" || true
+  fi
+done
+echo "${#patches[@]} of ${#all[@]} patches tried, $((${#patches[@]} - failures)) turned their test red, $failures did not"
+exit $((failures != 0))
