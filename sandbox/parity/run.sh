@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Starts a real etcd and kube-apiserver on loopback and holds the conformance suite against them:
+#   1. the recording must be what the real server answers now (PARITY_RECORD=1 writes it anew instead);
+#   2. the sandbox must answer as recorded, but for the differences that are listed with a reason.
+# Everything it starts it ends, and everything it writes is in a folder that it removes.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ready_within=60
+
+mapfile -t programs < <("$here/build.sh" kube-apiserver etcd)
+if [[ ${#programs[@]} -ne 2 ]]; then
+    echo "parity: the programs could not be built" >&2
+    exit 1
+fi
+apiserver=${programs[0]} etcd=${programs[1]}
+
+folder=$(mktemp -d)
+started=()
+finish() {
+    # The last one started is the first to end: the API server waits for its store when it stops, so it is not asked
+    # to stop but killed. Both hold nothing that anyone wants.
+    for ((i = ${#started[@]} - 1; i >= 0; i--)); do
+        kill -KILL "${started[i]}" 2>/dev/null || true
+        wait "${started[i]}" 2>/dev/null || true
+    done
+    rm -rf "$folder"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# A port of loopback that nobody listens on.
+free_port() {
+    local port
+    while true; do
+        port=$((20000 + RANDOM))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port"
+}
+
+# wait_for NAME LOG COMMAND...: until the command succeeds, or the program has ended, or the time is over.
+wait_for() {
+    local name=$1 log=$2 pid=${started[-1]} deadline=$((SECONDS + ready_within))
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        if ! kill -0 "$pid" 2>/dev/null || ((SECONDS > deadline)); then
+            echo "parity: $name did not become ready within $ready_within s; the end of its log:" >&2
+            tail -n 20 "$log" >&2
+            exit 1
+        fi
+        sleep 0.2
+    done
+}
+
+store=$(free_port) peer=$(free_port) port=$(free_port)
+"$etcd" --data-dir "$folder/etcd" --unsafe-no-fsync --log-level error \
+    --listen-client-urls "http://127.0.0.1:$store" --advertise-client-urls "http://127.0.0.1:$store" \
+    --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
+    --initial-cluster "default=http://127.0.0.1:$peer" >"$folder/etcd.log" 2>&1 &
+started+=($!)
+wait_for etcd "$folder/etcd.log" curl -fsS "http://127.0.0.1:$store/readyz"
+
+token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+echo "$token,conformance,conformance,system:masters" >"$folder/tokens.csv"
+openssl genrsa -out "$folder/accounts.key" 2048 2>/dev/null
+# The server listens on loopback only, but does not let itself be advertised there; nobody dials what is advertised.
+"$apiserver" --etcd-servers "http://127.0.0.1:$store" --bind-address 127.0.0.1 --secure-port "$port" \
+    --advertise-address 192.0.2.1 --cert-dir "$folder/certificates" \
+    --token-auth-file "$folder/tokens.csv" --anonymous-auth=false --authorization-mode AlwaysAllow \
+    --service-cluster-ip-range 10.96.0.0/24 --service-account-issuer https://kubernetes.default.svc \
+    --service-account-key-file "$folder/accounts.key" --service-account-signing-key-file "$folder/accounts.key" \
+    >"$folder/apiserver.log" 2>&1 &
+started+=($!)
+wait_for kube-apiserver "$folder/apiserver.log" curl -fsS --cacert "$folder/certificates/apiserver.crt" \
+    --header "Authorization: Bearer $token" "https://127.0.0.1:$port/readyz"
+
+export PARITY_KUBECONFIG="$folder/kubeconfig"
+(umask 077 && cat >"$PARITY_KUBECONFIG") <<KUBECONFIG
+apiVersion: v1
+kind: Config
+clusters:
+- name: real
+  cluster: {server: "https://127.0.0.1:$port", certificate-authority: "$folder/certificates/apiserver.crt"}
+users:
+- name: conformance
+  user: {token: "$token"}
+contexts:
+- name: real
+  context: {cluster: real, user: conformance, namespace: default}
+current-context: real
+KUBECONFIG
+
+if [[ $# -gt 0 ]]; then
+    # Anything else that wants a real server for its lifetime: run.sh COMMAND...
+    KUBECONFIG=$PARITY_KUBECONFIG "$@"
+    exit
+fi
+cd "$here/../.."
+cargo test --quiet --package sandbox --test parity
+cargo test --quiet --package sandbox --test conformance
