@@ -1,0 +1,281 @@
+//! The probe's receiver: who says that it leads, at a resolution of one millisecond.
+//!
+//! While it leads, a replica sends one UDP datagram per millisecond, `TOKEN IDENTITY SEQUENCE`, each after asking its guard.
+//! The receiver keeps the first and last of each token. All datagrams come through one socket, so they are read in the order
+//! in which they arrived: a receiver that is late can stretch a gap, but it cannot invent an overlap.
+//!
+//! A datagram with a token lower than one already seen is kept on its own ([`Late`]): it is what an overlap is made of.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+use serde::Serialize;
+
+use crate::clock::At;
+
+/// How many late datagrams are kept one by one. A guard that always says yes sends a thousand in a second; a judge needs few.
+const LATE_BOUND: usize = 10_000;
+/// How long the receiver waits before it looks whether it should stop.
+const STOP_CHECK: Duration = Duration::from_millis(50);
+
+/// What was seen of one token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Term {
+    /// The token.
+    pub token: u64,
+    /// Who sent it.
+    pub identity: String,
+    /// Its first datagram.
+    pub first: At,
+    /// Its last datagram before a higher token was seen.
+    pub last: At,
+    /// How many arrived.
+    pub received: u64,
+    /// How many were sent, by the highest sequence number seen.
+    pub sent: u64,
+}
+
+/// A datagram whose token was lower than one already seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Late {
+    /// When it arrived.
+    pub at: At,
+    /// Its token.
+    pub token: u64,
+    /// Who sent it.
+    pub identity: String,
+}
+
+/// Everything the probe has seen.
+#[derive(Debug, Clone, Default)]
+pub struct ProbeLog {
+    terms: BTreeMap<u64, Term>,
+    late: Vec<Late>,
+    late_total: u64,
+    malformed: u64,
+}
+
+/// The distance between two successive terms: last of the older one, minus first of the newer one. A gap is negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Overlap {
+    /// The older token.
+    pub from: u64,
+    /// The newer token.
+    pub to: u64,
+    /// The signed distance.
+    #[serde(skip)]
+    pub distance: SignedDuration,
+}
+
+/// A running receiver. Dropping it stops it.
+#[derive(Debug)]
+pub struct Probe {
+    address: SocketAddr,
+    log: Arc<Mutex<ProbeLog>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ProbeLog {
+    /// Takes one datagram.
+    pub fn take(&mut self, at: At, datagram: &[u8]) {
+        let Some((token, identity, sequence)) = parse(datagram) else {
+            self.malformed += 1;
+            return;
+        };
+        let highest = self.terms.last_key_value().map(|(token, _)| *token);
+        let late = highest.is_some_and(|highest| token < highest);
+        if late {
+            self.late_total += 1;
+            if self.late.len() < LATE_BOUND {
+                self.late.push(Late { at, token, identity: identity.to_owned() });
+            }
+        }
+        let term = self.terms.entry(token).or_insert_with(|| Term {
+            token,
+            identity: identity.to_owned(),
+            first: at,
+            last: at,
+            received: 0,
+            sent: 0,
+        });
+        if !late {
+            term.last = at;
+        }
+        term.received += 1;
+        term.sent = term.sent.max(sequence + 1);
+    }
+
+    /// The terms by token, ascending.
+    pub fn terms(&self) -> impl Iterator<Item = &Term> {
+        self.terms.values()
+    }
+
+    /// The term with the highest token.
+    pub fn newest(&self) -> Option<&Term> {
+        self.terms.last_key_value().map(|(_, term)| term)
+    }
+
+    /// Datagrams of older terms that came after a newer one's, as far as they are kept.
+    pub fn late(&self) -> &[Late] {
+        &self.late
+    }
+
+    /// How many such datagrams there were.
+    pub fn late_total(&self) -> u64 {
+        self.late_total
+    }
+
+    /// Datagrams that did not read `TOKEN IDENTITY SEQUENCE`.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// How many datagrams were sent and never arrived.
+    pub fn lost(&self) -> u64 {
+        self.terms.values().map(|term| term.sent.saturating_sub(term.received)).sum()
+    }
+
+    /// The distance of each pair of successive terms. A late datagram counts as its term's last, unless it is `excused`.
+    pub fn overlaps(&self, excused: impl Fn(&Late) -> bool) -> Vec<Overlap> {
+        let terms: Vec<&Term> = self.terms.values().collect();
+        terms
+            .windows(2)
+            .map(|pair| {
+                let late = self
+                    .late
+                    .iter()
+                    .filter(|late| late.token == pair[0].token && !excused(late))
+                    .map(|late| late.at)
+                    .max();
+                let last = late.map_or(pair[0].last, |late| late.max(pair[0].last));
+                Overlap { from: pair[0].token, to: pair[1].token, distance: last.signed_since(pair[1].first) }
+            })
+            .collect()
+    }
+}
+
+impl Probe {
+    /// Starts a receiver on a free port of 127.0.0.1.
+    pub fn start() -> io::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(STOP_CHECK))?;
+        let address = socket.local_addr()?;
+        let (log, stop) = (Arc::<Mutex<ProbeLog>>::default(), Arc::<AtomicBool>::default());
+        let thread = thread::Builder::new().name("probe".to_owned()).spawn({
+            let (log, stop) = (log.clone(), stop.clone());
+            move || receive(&socket, &log, &stop)
+        })?;
+        Ok(Self { address, log, stop, thread: Some(thread) })
+    }
+
+    /// Where replicas send their datagrams.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everything seen so far.
+    pub fn log(&self) -> ProbeLog {
+        lock(&self.log).clone()
+    }
+
+    /// What `look` finds in the log, without a copy of it.
+    pub fn with_log<T>(&self, look: impl FnOnce(&ProbeLog) -> T) -> T {
+        look(&lock(&self.log))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the probe's receiver panicked");
+        }
+    }
+}
+
+fn receive(socket: &UdpSocket, log: &Mutex<ProbeLog>, stop: &AtomicBool) {
+    let mut datagram = [0_u8; 512];
+    while !stop.load(Ordering::Relaxed) {
+        // A timeout is how the loop gets to look at `stop`; no other error of a loopback socket concerns the next datagram.
+        if let Ok(length) = socket.recv(&mut datagram) {
+            let at = At::now();
+            lock(log).take(at, &datagram[..length]);
+        }
+    }
+}
+
+fn parse(datagram: &[u8]) -> Option<(u64, &str, u64)> {
+    let mut words = std::str::from_utf8(datagram).ok()?.split_ascii_whitespace();
+    let parsed = (words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?);
+    words.next().is_none().then_some(parsed)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn log(datagrams: &[(u64, &str)]) -> ProbeLog {
+        let mut log = ProbeLog::default();
+        for (millis, datagram) in datagrams {
+            log.take(At::from_millis(*millis), datagram.as_bytes());
+        }
+        log
+    }
+
+    #[test]
+    fn a_gap_between_terms_is_a_negative_overlap() {
+        let log = log(&[(10, "5 a 0"), (11, "5 a 1"), (31, "8 b 0"), (40, "8 b 1")]);
+        let overlaps = log.overlaps(|_| false);
+        assert_eq!(overlaps, [Overlap { from: 5, to: 8, distance: SignedDuration::from_millis(-20) }]);
+        assert_eq!(log.newest().unwrap().identity, "b");
+    }
+
+    #[test]
+    fn a_late_datagram_makes_an_overlap_unless_it_is_excused() {
+        let log = log(&[(10, "5 a 0"), (31, "8 b 0"), (35, "5 a 1"), (36, "8 b 1")]);
+        assert_eq!(log.overlaps(|_| false)[0].distance, SignedDuration::from_millis(4));
+        assert_eq!(log.overlaps(|late| late.at == At::from_millis(35))[0].distance, SignedDuration::from_millis(-21));
+        assert_eq!(log.late_total(), 1);
+    }
+
+    #[test]
+    fn datagrams_that_never_arrived_are_counted() {
+        let log = log(&[(10, "5 a 0"), (14, "5 a 4"), (15, "garbage"), (16, "5 a x"), (17, "5 a 5 more")]);
+        assert_eq!((log.lost(), log.malformed()), (3, 3));
+    }
+
+    #[test]
+    fn a_running_probe_stamps_what_arrives() {
+        let probe = Probe::start().unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let before = At::now();
+        sender.send_to(b"7 replica-0 0", probe.address()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while probe.with_log(|log| log.newest().is_none()) {
+            assert!(Instant::now() < deadline, "no datagram arrived within 10 s");
+            thread::yield_now();
+        }
+        let term = probe.log().newest().cloned().unwrap();
+        assert_eq!((term.token, term.identity.as_str()), (7, "replica-0"));
+        assert!(term.first > before && term.first <= At::now());
+    }
+}
