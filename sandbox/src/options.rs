@@ -1,0 +1,150 @@
+//! Query options: what they mean, and which of them the sandbox refuses.
+//!
+//! `limit`, `fieldManager`, `force` on its own, `timeout` and `propagationPolicy=Background` are accepted without effect.
+//! Everything that would change an answer and is not built is refused by name, never ignored.
+
+use std::collections::BTreeMap;
+
+use axum::extract::Query;
+use http::Uri;
+use serde_json::{Value, json};
+
+use crate::status::{Cause, Failure};
+
+/// What becomes of fields that the schema does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum FieldValidation {
+    /// Dropped in silence.
+    Ignore,
+    /// Dropped, each with a warning.
+    #[default]
+    Warn,
+    /// The request is refused.
+    Strict,
+}
+
+/// The options of a request, by name. The last of several values counts, as it does on the API server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options(BTreeMap<String, String>);
+
+impl Options {
+    /// Reads a query string; empty pairs (`?&limit=5`) are skipped.
+    pub(crate) fn parse(uri: &Uri) -> Result<Self, Failure> {
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| Failure::bad_request(format!("the query string cannot be read: {error}")))?;
+        Ok(Self(pairs.0.into_iter().collect()))
+    }
+
+    /// A value; an empty one counts as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        matches!(self.0.get(name).map(String::as_str), Some("true" | "1" | "True" | "t"))
+    }
+
+    /// What both lists and watches are asked with.
+    pub(crate) fn check_list(&self) -> Result<(), Failure> {
+        for feature in ["continue"] {
+            if self.get(feature).is_some() {
+                return Err(Failure::lacks("ListOptions", feature));
+            }
+        }
+        if let Some(limit) = self.get("limit")
+            && limit.parse::<i64>().is_err()
+        {
+            return Err(Failure::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", json!(limit))));
+        }
+        let matching = self.get("resourceVersionMatch");
+        let refuse = |cause| Err(Failure::bad_option("ListOptions", &[cause]));
+        if self.get("sendInitialEvents").is_some() {
+            let text = if self.flag("watch") {
+                "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
+            } else {
+                "sendInitialEvents is forbidden for list"
+            };
+            return refuse(Cause::forbidden("sendInitialEvents", text));
+        }
+        match matching {
+            None => Ok(()),
+            Some(_) if self.flag("watch") => refuse(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )),
+            Some("Exact") => Err(Failure::lacks("ListOptions", "resourceVersionMatch=Exact")),
+            Some("NotOlderThan") if self.get("resourceVersion").is_some() => Ok(()),
+            Some("NotOlderThan") => refuse(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            )),
+            Some(other) => refuse(Cause::new(
+                "FieldValueNotSupported",
+                "resourceVersionMatch",
+                format!("Unsupported value: {}: supported values: \"Exact\", \"NotOlderThan\", \"\"", json!(other)),
+            )),
+        }
+    }
+
+    /// What every write is asked with. `options` is the name of the option type, for the message.
+    pub(crate) fn check_write(&self, options: &str) -> Result<FieldValidation, Failure> {
+        if self.get("dryRun").is_some() {
+            return Err(Failure::lacks(options, "dryRun"));
+        }
+        match self.get("fieldValidation") {
+            None | Some("Warn") => Ok(FieldValidation::Warn),
+            Some("Ignore") => Ok(FieldValidation::Ignore),
+            Some("Strict") => Ok(FieldValidation::Strict),
+            Some(other) => {
+                let message = format!(
+                    "Unsupported value: {}: supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"",
+                    json!(other)
+                );
+                Err(Failure::bad_option(options, &[Cause::new("FieldValueNotSupported", "fieldValidation", message)]))
+            }
+        }
+    }
+
+    /// The version that a read must not be older than. `None` for any.
+    pub(crate) fn version(&self) -> Result<Option<u64>, std::num::ParseIntError> {
+        self.get("resourceVersion").map(str::parse).transpose()
+    }
+}
+
+/// The body of a DELETE, and the same options in its query.
+#[derive(Debug, Default)]
+pub(crate) struct DeleteOptions {
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+}
+
+impl DeleteOptions {
+    pub(crate) fn parse(options: &Options, body: &[u8]) -> Result<Self, Failure> {
+        let body: Value = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(body)
+                .map_err(|error| Failure::bad_request(format!("the DeleteOptions cannot be read: {error}")))?
+        };
+        let dry = body["dryRun"].as_array().is_some_and(|values| !values.is_empty());
+        if dry || options.get("dryRun").is_some() {
+            return Err(Failure::lacks("DeleteOptions", "dryRun"));
+        }
+        match body["propagationPolicy"].as_str().or(options.get("propagationPolicy")) {
+            None | Some("Background") => {}
+            Some(known @ ("Foreground" | "Orphan")) => {
+                return Err(Failure::lacks("DeleteOptions", &format!("propagationPolicy={known}")));
+            }
+            Some(other) => {
+                let message = format!(
+                    "Unsupported value: {}: supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\"",
+                    json!(other)
+                );
+                let cause = Cause::new("FieldValueNotSupported", "propagationPolicy", message);
+                return Err(Failure::bad_option("DeleteOptions", &[cause]));
+            }
+        }
+        let precondition = |name: &str| body["preconditions"][name].as_str().map(str::to_owned);
+        Ok(Self { uid: precondition("uid"), resource_version: precondition("resourceVersion") })
+    }
+}
