@@ -11,3 +11,4 @@ pub mod clock;
 pub mod ledger;
 pub mod probe;
 pub mod slots;
+pub mod walkthrough;
