@@ -1,0 +1,53 @@
+//! The command line: one file per verb. Parses, dispatches, and turns an error into a message and an exit code.
+//!
+//! Exit codes: 0 after an orderly end, 1 for an error, 2 for a command line that cannot be understood, 134 when the
+//! watchdog has aborted the process.
+
+mod crds;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Background work on Kubernetes, each piece of it in exactly one place at a time.
+#[derive(Debug, Parser)]
+#[command(name = "tenure", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
+    Crds,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let ended = match Cli::parse().verb {
+        Verb::Crds => crds::print(),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", sentence(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error with its causes, as far as it does not name them itself.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

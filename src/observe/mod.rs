@@ -1,0 +1,7 @@
+//! What a replica shows of itself: metrics, logs and Kubernetes Events. Names live here, in one place.
+//!
+//! All of it is a view: nothing here decides anything, and nothing waits for it.
+
+pub mod events;
+pub mod logs;
+pub mod metrics;

@@ -1,0 +1,235 @@
+//! The settings of one replica: every flag of `tenure run`, each with its environment twin.
+//!
+//! This is the one place where a setting is named, described and given its default. Settings that contradict each other
+//! are found by the part that they belong to (the elector refuses unsafe timings), not here.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+
+use crate::duration::parse_duration;
+
+/// Everything that one replica can be told.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Which cluster, which namespace.
+    #[command(flatten)]
+    pub cluster: ClusterSettings,
+    /// Who leads, and for how long.
+    #[command(flatten)]
+    pub election: ElectionSettings,
+    /// How jobs are run.
+    #[command(flatten)]
+    pub jobs: JobSettings,
+    /// How the process is watched and stopped.
+    #[command(flatten)]
+    pub process: ProcessSettings,
+}
+
+/// Which cluster, which namespace.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterSettings {
+    /// Kubeconfig file to use; without it, the KUBECONFIG variable, ~/.kube/config, then the pod's service account
+    #[arg(long, env = "TENURE_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Namespace this installation lives in [default: the namespace of the pod or of the kubeconfig's context]
+    #[arg(long, env = "TENURE_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Run only the jobs of this namespace [default: those of every namespace]
+    #[arg(long, env = "TENURE_WATCH_NAMESPACE", value_name = "NAME")]
+    pub watch_namespace: Option<String>,
+
+    /// Name of this replica, unique among its peers [default: the pod's name, else the host's]
+    #[arg(long, env = "TENURE_IDENTITY", value_name = "NAME")]
+    pub identity: Option<String>,
+}
+
+/// Who leads, and for how long.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Leader election")]
+pub struct ElectionSettings {
+    /// How long a standby waits after the leader's last sign of life, in whole seconds
+    #[arg(
+        long = "leader-elect-lease-duration",
+        env = "TENURE_LEADER_ELECT_LEASE_DURATION",
+        value_name = "DURATION",
+        default_value = "15s",
+        value_parser = duration
+    )]
+    pub lease_duration: Duration,
+
+    /// How long the leader works on without a confirmed renewal [default: as long as the lease duration safely allows]
+    #[arg(
+        long = "leader-elect-renew-deadline",
+        env = "TENURE_LEADER_ELECT_RENEW_DEADLINE",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub renew_deadline: Option<Duration>,
+
+    /// Pause after a failed try
+    #[arg(
+        long = "leader-elect-retry-period",
+        env = "TENURE_LEADER_ELECT_RETRY_PERIOD",
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = duration
+    )]
+    pub retry_period: Duration,
+
+    /// Time in which running work has really stopped when a term ends
+    #[arg(
+        long = "leader-elect-stop-margin",
+        env = "TENURE_LEADER_ELECT_STOP_MARGIN",
+        value_name = "DURATION",
+        default_value = "1s",
+        value_parser = duration
+    )]
+    pub stop_margin: Duration,
+
+    /// Name of the Lease that the replicas contend for
+    #[arg(
+        long = "leader-elect-resource-name",
+        env = "TENURE_LEADER_ELECT_RESOURCE_NAME",
+        value_name = "NAME",
+        default_value = "tenure"
+    )]
+    pub resource_name: String,
+
+    /// Namespace of that Lease [default: the namespace of this installation]
+    #[arg(
+        long = "leader-elect-resource-namespace",
+        env = "TENURE_LEADER_ELECT_RESOURCE_NAMESPACE",
+        value_name = "NAME"
+    )]
+    pub resource_namespace: Option<String>,
+}
+
+/// How jobs are run.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Jobs")]
+pub struct JobSettings {
+    /// Catch-up runs that may start in one second after a new leader has taken over
+    #[arg(
+        long,
+        env = "TENURE_CATCH_UP_RATE",
+        value_name = "RUNS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub catch_up_rate: u32,
+
+    /// Difference to the API server's time of day at which a leader stops planning and hands over; 0 switches this off
+    #[arg(
+        long,
+        env = "TENURE_MAX_CLOCK_SKEW",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = duration_or_zero
+    )]
+    pub max_clock_skew: Duration,
+
+    /// Reach a host of an HTTP call at this address instead of asking DNS; may be repeated
+    #[arg(long, env = "TENURE_RESOLVE", value_name = "HOST=ADDRESS", value_delimiter = ',')]
+    pub resolve: Vec<Resolve>,
+}
+
+/// How the process is watched and stopped.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessSettings {
+    /// Address of the probes, /metrics and /status; port 0 takes a free one and logs it
+    #[arg(long, env = "TENURE_ADMIN_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub admin_address: SocketAddr,
+
+    /// The pod's terminationGracePeriodSeconds: what is still running 3 seconds before its end is aborted and recorded
+    #[arg(
+        long,
+        env = "TENURE_TERMINATION_GRACE_PERIOD",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration
+    )]
+    pub termination_grace_period: Duration,
+
+    /// Form of the log, which is written to standard error
+    #[arg(long, env = "TENURE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Least level that is logged, or directives such as `info,tenure::election=debug`
+    #[arg(long, env = "TENURE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// For measurements: while leading, send one datagram `TOKEN IDENTITY NUMBER` to this address each millisecond
+    #[arg(long, env = "TENURE_PROBE", value_name = "ADDRESS", hide = true)]
+    pub probe: Option<SocketAddr>,
+
+    /// For a parent process: shut down when standard input closes
+    #[arg(long, env = "TENURE_EXIT_WHEN_STDIN_CLOSES", hide = true)]
+    pub exit_when_stdin_closes: bool,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A host and the address it is reached at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolve {
+    /// The host, as it stands in the URL.
+    pub host: String,
+    /// Where it is.
+    pub address: IpAddr,
+}
+
+/// `HOST=ADDRESS` was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// There is no `=`, or nothing before it.
+    #[error("expected HOST=ADDRESS, for example api.example.com=10.0.0.7")]
+    Form,
+    /// What follows the `=` is no IP address.
+    #[error("`{0}` is not an IP address; expected for example 10.0.0.7 or fd00::7")]
+    Address(String),
+}
+
+impl FromStr for Resolve {
+    type Err = ResolveError;
+
+    fn from_str(text: &str) -> Result<Self, ResolveError> {
+        let (host, address) = text.split_once('=').filter(|(host, _)| !host.is_empty()).ok_or(ResolveError::Form)?;
+        let address = address.parse().map_err(|_| ResolveError::Address(address.to_owned()))?;
+        Ok(Self { host: host.to_ascii_lowercase(), address })
+    }
+}
+
+/// The whole grace period is not ours: the last of it is for the release, and for what the kernel takes to end us.
+pub const GRACE_RESERVE: Duration = Duration::from_secs(3);
+
+impl ProcessSettings {
+    /// How long running work may go on after the request to stop.
+    pub fn drain_budget(&self) -> Duration {
+        self.termination_grace_period.saturating_sub(GRACE_RESERVE)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
