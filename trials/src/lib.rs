@@ -8,7 +8,9 @@
 )]
 
 pub mod clock;
+pub mod judge;
 pub mod ledger;
 pub mod probe;
 pub mod slots;
 pub mod walkthrough;
+pub mod watcher;

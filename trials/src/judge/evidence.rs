@@ -1,0 +1,187 @@
+//! What a judge is given.
+
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::{
+    clock::{At, Timeline},
+    ledger::Entry,
+    probe::ProbeLog,
+    slots::Grid,
+    watcher::History,
+};
+
+/// How the leader is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// SIGKILL: it is gone at once.
+    Kill,
+    /// SIGTERM: it leaves in order.
+    Term,
+    /// SIGSTOP for longer than a lease, then SIGCONT; in half of the trials SIGTERM arrives while it is frozen.
+    Stop,
+}
+
+/// What a job promises of a run whose end is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarantee {
+    /// It is run again.
+    AtLeastOnce,
+    /// It is not.
+    AtMostOnce,
+}
+
+/// Where in the life of a run the leader is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Window {
+    /// The intent has left the leader and has not reached the store.
+    BeforeIntent,
+    /// The intent is stored, and the leader does not know it.
+    IntentUnanswered,
+    /// The request has reached the target, and the target has not answered.
+    Acting,
+    /// The target has answered, and the result has not reached the store.
+    AnsweredUnrecorded,
+}
+
+/// A job of a family.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// Its interval.
+    pub period: Duration,
+    /// Its guarantee.
+    pub guarantee: Guarantee,
+}
+
+/// How long the leader was frozen.
+#[derive(Debug, Clone, Copy)]
+pub struct Freeze {
+    /// SIGSTOP.
+    pub stop: At,
+    /// SIGCONT.
+    pub cont: At,
+}
+
+/// One trial.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// Its number in the family, from 1.
+    pub number: u32,
+    /// The identity of the replica that was struck.
+    pub victim: String,
+    /// The ledger address of that replica.
+    pub victim_address: IpAddr,
+    /// The token it led with.
+    pub token: u64,
+    /// Where in a run's life it was struck.
+    pub window: Window,
+    /// When the first fault or hold was put in place.
+    pub armed: At,
+    /// When the signal was sent.
+    pub struck: At,
+    /// When every replica was ready again, one led, and each job had run under its token.
+    pub calm: At,
+    /// How long the leader was frozen, in the family that freezes.
+    pub freeze: Option<Freeze>,
+    /// When the successor was first seen to lead.
+    pub taken_over: Option<At>,
+}
+
+/// Everything seen of one family.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// The family.
+    pub family: Family,
+    /// Its jobs.
+    pub jobs: Vec<Job>,
+    /// What reached the ledger, by first byte.
+    pub entries: Vec<Entry>,
+    /// What reached the probe.
+    pub probe: ProbeLog,
+    /// The status versions.
+    pub history: History,
+    /// The trials.
+    pub trials: Vec<Trial>,
+    /// Translates slots to the harness's clock.
+    pub timeline: Timeline,
+    /// Slots due up to here must be decided, and their runs ended.
+    pub until: Timestamp,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Kill, Self::Term, Self::Stop];
+
+    /// How many trials make a full family.
+    pub const fn full_size(self) -> u32 {
+        match self {
+            Self::Kill | Self::Term => 50,
+            Self::Stop => 40,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kill => "SIGKILL",
+            Self::Term => "SIGTERM",
+            Self::Stop => "SIGSTOP",
+        })
+    }
+}
+
+impl FromStr for Family {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "kill" => Ok(Self::Kill),
+            "term" => Ok(Self::Term),
+            "stop" => Ok(Self::Stop),
+            other => Err(format!("unknown family {other:?}: expected kill, term or stop")),
+        }
+    }
+}
+
+impl Window {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::BeforeIntent, Self::IntentUnanswered, Self::Acting, Self::AnsweredUnrecorded];
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::BeforeIntent => "before the intent",
+            Self::IntentUnanswered => "intent unanswered",
+            Self::Acting => "acting",
+            Self::AnsweredUnrecorded => "answered, unrecorded",
+        })
+    }
+}
+
+impl Evidence {
+    /// The slots of a job from its origin to the end of the family. Its origin is the one its status says, or its creation.
+    pub(super) fn grid(&self, job: &Job) -> Option<Grid> {
+        Some(Grid::between(job.period, self.origin(job)?, self.until))
+    }
+
+    pub(super) fn origin(&self, job: &Job) -> Option<Timestamp> {
+        let history = self.history.job(&job.name)?;
+        history.versions.first().and_then(|version| version.status.origin).or(history.created)
+    }
+
+    /// The freeze after which this replica's first byte or datagram at `at` can only be one that it was about to send when
+    /// it was frozen.
+    pub(super) fn thaw_of(&self, at: At, is_victim: impl Fn(&Trial) -> bool) -> Option<u32> {
+        let just_thawed = |freeze: Freeze| freeze.cont <= at && at <= freeze.cont.plus(THAW_SLACK);
+        let mut thawed = self.trials.iter().filter(|trial| is_victim(trial) && trial.freeze.is_some_and(just_thawed));
+        thawed.next().map(|trial| trial.number)
+    }
+}
+
+/// An effect that was on its way between guard and wire when its process was frozen appears at once when it is thawed.
+const THAW_SLACK: Duration = Duration::from_millis(5);

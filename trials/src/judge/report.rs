@@ -1,0 +1,65 @@
+//! The table of a family, for people.
+
+use std::{fmt::Write as _, time::Duration};
+
+use jiff::SignedDuration;
+
+use super::{
+    conditions::Findings,
+    evidence::{Evidence, Window},
+};
+
+/// The table of one family.
+pub fn render(evidence: &Evidence, findings: &Findings) -> String {
+    let mut table = String::new();
+    let mut row = |name: &str, value: String| {
+        let written = writeln!(table, "  {name:<38} {value}");
+        written.expect("writing to a string cannot fail");
+    };
+    row("trials", evidence.trials.len().to_string());
+    for window in Window::ALL {
+        let count = evidence.trials.iter().filter(|trial| trial.window == window).count();
+        row(&format!("struck {window}"), count.to_string());
+    }
+    row("slots due", findings.due.to_string());
+    row("slots decided", findings.decided.to_string());
+    row("slots lost", findings.lost.len().to_string());
+    row("runs doubled", findings.doubled.len().to_string());
+    row("at-most-once runs made twice", findings.at_most_once_twice.len().to_string());
+    row("old-token effects accepted", findings.old_accepted.len().to_string());
+    let refused = (findings.old_refused.len(), findings.old_refused.len() - findings.old_refused_unexcused.len());
+    row("old-token effects refused", format!("{} ({} as a frozen replica thawed)", refused.0, refused.1));
+    row("overlap (signed; a gap is negative)", overlap(findings));
+    let (late, lost) = (evidence.probe.late_total(), evidence.probe.lost());
+    row("late datagrams", format!("{late} ({} as a frozen replica thawed)", findings.excused_datagrams));
+    row("datagrams lost on the way", lost.to_string());
+    row("take-over min / p50 / p99 / max", take_over(&findings.take_overs));
+    let share = findings.ran_share;
+    row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
+    row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
+    format!("{}\n{table}", findings.family)
+}
+
+/// Smallest, median, 99th percentile (nearest rank) and largest of some durations.
+pub fn summary(durations: &[Duration]) -> Option<[Duration; 4]> {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    let rank = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).max(1) - 1).copied();
+    Some([*sorted.first()?, rank(50)?, rank(99)?, *sorted.last()?])
+}
+
+fn take_over(durations: &[Duration]) -> String {
+    summary(durations).map_or_else(
+        || "none".to_owned(),
+        |figures| figures.map(|figure| format!("{:.3} s", figure.as_secs_f64())).join(" / "),
+    )
+}
+
+fn overlap(findings: &Findings) -> String {
+    let millis = |distance: SignedDuration| format!("{:+.1} ms", distance.as_secs_f64() * 1000.0);
+    let distances = || findings.overlaps.iter().map(|overlap| overlap.distance);
+    match (distances().min(), distances().max()) {
+        (Some(least), Some(greatest)) => format!("{} to {}", millis(least), millis(greatest)),
+        _ => "no second term".to_owned(),
+    }
+}

@@ -1,0 +1,347 @@
+//! Each condition is shown evidence that must pass and evidence that must not.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    clock::{At, Timeline},
+    ledger::{Entry, Request, Verdict},
+    probe::ProbeLog,
+    watcher::History,
+};
+
+/// Boot instant 0 of the synthetic session; slots are named by seconds after it.
+const START: &str = "2026-03-01T00:00:00Z";
+const A: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+const B: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 12));
+
+fn wall(second: i64) -> Timestamp {
+    START.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(second)
+}
+
+fn millis(millis: u64) -> At {
+    At::from_millis(millis)
+}
+
+fn entry(at: u64, job: &str, second: i64, token: u64, dialled: IpAddr) -> Entry {
+    let request =
+        Request { run_id: format!("{job}-{second}"), job: job.into(), slot: Some(wall(second)), attempt: 1, token };
+    let answered = Some(millis(at + 100));
+    Entry { first_byte: millis(at), dialled, path: "/lease".into(), request, verdict: Verdict::Accepted, answered }
+}
+
+/// Three slots at 1, 2 and 3 s of an at-least-once and an at-most-once job: the first run by token 5 on A, which is then
+/// killed; the second coalesced; the third run by token 8 on B.
+fn clean(family: Family) -> Evidence {
+    let job = |name: &str, guarantee| Job { name: name.into(), period: Duration::from_secs(1), guarantee };
+    let mut evidence = Evidence {
+        family,
+        jobs: vec![job("least", Guarantee::AtLeastOnce), job("most", Guarantee::AtMostOnce)],
+        entries: Vec::new(),
+        probe: ProbeLog::default(),
+        history: History::default(),
+        trials: vec![Trial {
+            number: 1,
+            victim: "a".into(),
+            victim_address: A,
+            token: 5,
+            window: Window::Acting,
+            armed: millis(1_300),
+            struck: millis(1_400),
+            calm: millis(2_800),
+            freeze: (family == Family::Stop).then_some(Freeze { stop: millis(1_400), cont: millis(4_000) }),
+            taken_over: Some(millis(2_500)),
+        }],
+        timeline: Timeline::fixed(millis(0), wall(0)),
+        until: wall(3),
+    };
+    for at in [500, 1_400] {
+        evidence.probe.take(millis(at), b"5 a 0");
+    }
+    for at in [2_500, 3_500] {
+        evidence.probe.take(millis(at), b"8 b 0");
+    }
+    for (offset, job) in [(0, "least"), (5, "most")] {
+        evidence.entries.push(entry(1_010 + offset, job, 1, 5, A));
+        evidence.entries.push(entry(3_010 + offset, job, 3, 8, B));
+        version(&mut evidence, 400, job, &json!({ "mark": wall(0), "counts": {} }));
+        let first = json!({ "mark": wall(1), "counts": { "ran": 1 }, "active": { format!("{job}-1"): intent(1) } });
+        version(&mut evidence, 1_002, job, &first);
+        version(&mut evidence, 1_200, job, &json!({ "mark": wall(1), "counts": { "ran": 1 } }));
+        version(&mut evidence, 3_002, job, &coalesced(&json!({ format!("{job}-3"): intent(3) })));
+        version(&mut evidence, 3_200, job, &coalesced(&json!({})));
+    }
+    evidence
+}
+
+fn intent(second: i64) -> Value {
+    json!({ "slot": wall(second), "attempt": 1 })
+}
+
+fn coalesced(active: &Value) -> Value {
+    json!({
+        "mark": wall(3), "counts": { "ran": 2, "coalesced": 1, "triggered": 4 }, "active": active,
+        "ranges": [{ "from": wall(2), "to": wall(2), "count": 1, "reason": "Coalesced" }],
+    })
+}
+
+fn version(evidence: &mut Evidence, at: u64, job: &str, status: &Value) {
+    let mut status = status.clone();
+    status["origin"] = json!(wall(0));
+    let object = json!({ "metadata": { "name": job, "creationTimestamp": wall(0) }, "status": status });
+    evidence.history.take(millis(at), at, &object);
+}
+
+fn failures(evidence: &Evidence) -> Vec<String> {
+    judge(evidence).failures()
+}
+
+/// Exactly one failure, which speaks of `about`.
+#[track_caller]
+fn fails(evidence: &Evidence, about: &str) {
+    let failures = failures(evidence);
+    assert!(failures.len() == 1 && failures[0].contains(about), "expected only {about:?}, found {failures:?}");
+}
+
+#[test]
+fn evidence_without_a_fault_passes_in_every_family() {
+    for family in Family::ALL {
+        let evidence = clean(family);
+        assert_eq!(failures(&evidence), Vec::<String>::new());
+        let findings = judge(&evidence);
+        assert_eq!((findings.due, findings.decided), (6, 6));
+        assert_eq!(findings.ran_share, RanShare { unhindered: 4, ran: 4 });
+        assert_eq!(findings.worst_overlap(), Some(SignedDuration::from_millis(-1_100)));
+        assert_eq!(findings.take_overs, [Duration::from_millis(1_100)]);
+    }
+}
+
+#[test]
+fn a_slot_that_the_mark_never_passed_is_lost() {
+    let mut evidence = clean(Family::Kill);
+    evidence.until = wall(4);
+    fails(&evidence, "2 slots lost, first Some(Undecided(\"least\"");
+}
+
+#[test]
+fn a_job_without_any_status_has_lost_its_slots() {
+    let mut evidence = clean(Family::Kill);
+    evidence.jobs.push(Job { name: "never".into(), period: Duration::from_secs(1), guarantee: Guarantee::AtLeastOnce });
+    fails(&evidence, "Undecided(\"never\"");
+}
+
+#[test]
+fn dispositions_that_do_not_add_up_in_one_version_are_a_lost_slot() {
+    for counts in [json!({ "ran": 2 }), json!({ "ran": 2, "coalesced": 2 })] {
+        let mut evidence = clean(Family::Kill);
+        let mut status = coalesced(&json!({}));
+        status["counts"] = counts;
+        version(&mut evidence, 3_300, "least", &status);
+        version(&mut evidence, 3_400, "least", &coalesced(&json!({})));
+        fails(&evidence, "Miscounted");
+    }
+}
+
+#[test]
+fn a_slot_counted_as_run_without_an_intent_is_lost() {
+    let mut evidence = clean(Family::Kill);
+    let mut status = coalesced(&json!({}));
+    status["counts"] = json!({ "ran": 3 });
+    version(&mut evidence, 3_400, "least", &status);
+    fails(&evidence, "Unintended");
+}
+
+#[test]
+fn an_intent_that_was_never_run_is_lost_unless_it_is_in_doubt_or_at_most_once() {
+    let mut evidence = clean(Family::Kill);
+    evidence.entries.retain(|entry| entry.request.slot != Some(wall(1)));
+    evidence.trials[0].armed = millis(900);
+    fails(&evidence, "1 slots lost, first Some(NeverRan(\"least\"");
+    let mut status = coalesced(&json!({}));
+    status["lastRuns"] = json!([{ "id": "least-1", "outcome": "Indeterminate" }]);
+    version(&mut evidence, 3_400, "least", &status);
+    assert_eq!(failures(&evidence), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_that_is_open_at_the_end_is_lost() {
+    let mut evidence = clean(Family::Kill);
+    version(&mut evidence, 3_400, "most", &coalesced(&json!({ "most-3": intent(3) })));
+    fails(&evidence, "Open(\"most\"");
+}
+
+#[test]
+fn a_doubled_run_fails_a_planned_hand_over_and_is_only_counted_after_a_crash() {
+    for family in Family::ALL {
+        let mut evidence = clean(family);
+        evidence.entries.push(entry(2_900, "least", 1, 8, B));
+        assert_eq!(judge(&evidence).doubled.len(), 1);
+        if family == Family::Term {
+            fails(&evidence, "1 runs doubled");
+        } else {
+            assert_eq!(failures(&evidence), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn a_slot_run_under_two_run_ids_is_doubled_too() {
+    let mut evidence = clean(Family::Term);
+    let mut again = entry(2_900, "least", 1, 8, B);
+    again.request.run_id = "another".into();
+    evidence.entries.push(again);
+    fails(&evidence, "1 runs doubled");
+}
+
+#[test]
+fn an_at_most_once_run_made_twice_fails_in_every_family() {
+    for family in Family::ALL {
+        let mut evidence = clean(family);
+        evidence.entries.push(entry(2_900, "most", 1, 8, B));
+        fails(&evidence, "1 at-most-once runs made twice");
+    }
+}
+
+#[test]
+fn an_accepted_old_token_fails_even_as_a_replica_thaws() {
+    let mut evidence = clean(Family::Stop);
+    evidence.entries.push(entry(4_001, "least", 4, 5, A));
+    fails(&evidence, "1 effects of an old token accepted");
+}
+
+fn refused(at: u64, second: i64, dialled: IpAddr) -> Entry {
+    Entry { verdict: Verdict::Refused, ..entry(at, "least", second, 5, dialled) }
+}
+
+#[test]
+fn a_refused_old_token_fails_after_a_kill_or_a_hand_over() {
+    for family in [Family::Kill, Family::Term] {
+        let mut evidence = clean(family);
+        evidence.entries.push(refused(4_001, 4, A));
+        fails(&evidence, "1 effects of an old token refused");
+    }
+}
+
+#[test]
+fn a_freeze_excuses_one_refused_request_of_the_frozen_replica_as_it_thaws() {
+    let mut evidence = clean(Family::Stop);
+    evidence.entries.push(refused(4_005, 4, A));
+    assert_eq!(failures(&evidence), Vec::<String>::new());
+    assert_eq!(judge(&evidence).old_refused.len(), 1);
+
+    let mut second = evidence.clone();
+    second.entries.push(refused(4_005, 5, A));
+    fails(&second, "1 effects of an old token refused");
+
+    for (at, dialled) in [(4_006, A), (3_999, A), (4_001, B)] {
+        let mut other = clean(Family::Stop);
+        other.entries.push(refused(at, 4, dialled));
+        fails(&other, "1 effects of an old token refused");
+    }
+}
+
+#[test]
+fn a_datagram_of_an_older_term_is_an_overlap_unless_a_freeze_excuses_it() {
+    for family in Family::ALL {
+        let mut evidence = clean(family);
+        evidence.probe.take(millis(4_002), b"5 a 1");
+        if family == Family::Stop {
+            assert_eq!(failures(&evidence), Vec::<String>::new());
+            assert_eq!(judge(&evidence).excused_datagrams, 1);
+            evidence.probe.take(millis(4_003), b"5 a 2");
+        }
+        fails(&evidence, "1 terms overlap their successor");
+    }
+}
+
+#[test]
+fn too_few_unhindered_slots_run_fail() {
+    let mut evidence = clean(Family::Kill);
+    let mut entries = evidence.entries.iter_mut();
+    let third = entries.find(|entry| entry.request.job == "most" && entry.request.slot == Some(wall(3))).unwrap();
+    third.request.slot = Some(wall(4));
+    fails(&evidence, "3 of 4 unhindered slots were run");
+}
+
+#[test]
+fn a_slot_due_under_a_fault_without_a_leader_or_during_a_run_is_not_unhindered() {
+    let mut evidence = clean(Family::Kill);
+    evidence.trials[0].calm = millis(3_100);
+    assert_eq!(judge(&evidence).ran_share, RanShare { unhindered: 2, ran: 2 });
+
+    let mut evidence = clean(Family::Kill);
+    evidence.probe = ProbeLog::default();
+    assert_eq!(judge(&evidence).ran_share, RanShare::default());
+
+    let mut evidence = clean(Family::Kill);
+    evidence.history = History::default();
+    version(&mut evidence, 900, "most", &json!({ "mark": wall(0), "active": { "most-1": intent(1) } }));
+    assert_eq!(judge(&evidence).ran_share, RanShare::default());
+}
+
+#[test]
+fn the_share_may_be_exactly_the_floor() {
+    assert!(!RanShare { unhindered: 100, ran: 95 }.is_too_small());
+    assert!(RanShare { unhindered: 100, ran: 94 }.is_too_small());
+    assert!(!RanShare::default().is_too_small());
+}
+
+#[test]
+fn a_slot_coalesced_while_one_term_was_at_work_fails() {
+    let mut evidence = clean(Family::Kill);
+    for entry in &mut evidence.entries {
+        if entry.request.job == "least" {
+            entry.request.token = 8;
+            entry.dialled = B;
+        }
+    }
+    // Another path, so that this is no old token of the other job.
+    evidence
+        .entries
+        .iter_mut()
+        .filter(|entry| entry.request.job == "least")
+        .for_each(|entry| entry.path = "/other".into());
+    fails(&evidence, "1 slots coalesced outside a leaderless gap");
+}
+
+#[test]
+fn the_first_request_of_a_term_ends_the_leaderless_gap_and_a_recovered_run_is_one() {
+    let mut evidence = clean(Family::Kill);
+    let mut recovered = entry(1_990, "least", 1, 8, B);
+    recovered.request.attempt = 2;
+    evidence.entries.retain(|entry| entry.request.job == "least" || entry.request.token == 8);
+    evidence.entries.insert(1, recovered);
+    let outside = judge(&evidence).coalesced_in_office;
+    assert_eq!(outside, [("least".to_owned(), wall(2))]);
+
+    evidence.entries[1].first_byte = millis(2_010);
+    assert_eq!(judge(&evidence).coalesced_in_office, []);
+}
+
+#[test]
+fn percentiles_are_nearest_ranks() {
+    let spans: Vec<Duration> = (1..=100).rev().map(Duration::from_millis).collect();
+    let expected = [1, 50, 99, 100].map(Duration::from_millis);
+    assert_eq!(summary(&spans), Some(expected));
+    assert_eq!(summary(&spans[..1]), Some([Duration::from_millis(100); 4]));
+    assert_eq!(summary(&[]), None);
+}
+
+#[test]
+fn the_table_names_every_figure() {
+    let evidence = clean(Family::Stop);
+    let table = render(&evidence, &judge(&evidence));
+    for line in [
+        "SIGSTOP\n",
+        "struck acting                          1",
+        "slots due                              6",
+        "-1100.0 ms to -1100.0 ms",
+        "1.100 s / 1.100 s / 1.100 s / 1.100 s",
+    ] {
+        assert!(table.contains(line), "{line:?} is missing in\n{table}");
+    }
+}
