@@ -10,8 +10,9 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    meta,
+    crd, meta,
     resource::{Column, Resource},
+    schema::Schema,
     status::{Cause, Failure},
 };
 
@@ -92,7 +93,7 @@ fn kind(
         categories: if definition { vec!["api-extensions".to_owned()] } else { Vec::new() },
         custom: false,
         status_subresource: matches!(kind, "Namespace" | "CustomResourceDefinition"),
-        schema: SCHEMAS.get(schema).cloned().map(Arc::new),
+        schema: SCHEMAS.get(schema).cloned().map(Schema::new).map(Arc::new),
         columns: columns.iter().map(column).collect(),
     }
 }
@@ -180,7 +181,7 @@ pub(crate) fn stored_field(resource: &Resource, field: &str) -> Option<String> {
 /// Go's decoding errors: the first value of a wrong type, in the words of the API server.
 pub(crate) fn check_types(resource: &Resource, object: &Value) -> Result<(), String> {
     match &resource.schema {
-        Some(schema) if !resource.custom => check_type(schema, object, &resource.kind, ""),
+        Some(schema) if !resource.custom => check_type(&schema.document, object, &resource.kind, ""),
         _ => Ok(()),
     }
 }
@@ -303,6 +304,7 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) ->
     match resource.kind.as_str() {
         "Lease" if !resource.custom => validate_lease(new),
         "Event" if is_event(resource) => validate_event(resource, new, old),
+        "CustomResourceDefinition" if !resource.custom => crd::validate(new),
         _ => Vec::new(),
     }
 }

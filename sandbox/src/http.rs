@@ -165,10 +165,9 @@ fn answer(inner: &Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
     }
     let mut state = inner.store.lock();
     if matches!(sent.verb, Verb::Get | Verb::List) {
-        match sent.options.version() {
-            Ok(Some(asked)) if asked > state.rv => return Err(Failure::future_version(asked, state.rv)),
-            Ok(_) => {}
-            Err(error) => return Err(Failure::internal(error.to_string())),
+        match sent.options.version()? {
+            Some(asked) if asked > state.rv => return Err(Failure::future_version(asked, state.rv)),
+            _ => {}
         }
     }
     let call = Call {

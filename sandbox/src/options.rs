@@ -106,8 +106,14 @@ impl Options {
     }
 
     /// The version that a read must not be older than. `None` for any.
-    pub(crate) fn version(&self) -> Result<Option<u64>, std::num::ParseIntError> {
-        self.get("resourceVersion").map(str::parse).transpose()
+    pub(crate) fn version(&self) -> Result<Option<u64>, Failure> {
+        let unreadable = |text: &str| {
+            let quoted = json!(text);
+            Failure::internal(format!(
+                "resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
+            ))
+        };
+        self.get("resourceVersion").map(|text| text.parse().map_err(|_| unreadable(text))).transpose()
     }
 }
 
