@@ -100,6 +100,7 @@ for patch in "${patches[@]}"; do
   name=$(basename "$patch" .patch)
   what=$(header "$patch" 'test')
   started=$SECONDS
+  rm -f "$work/$name".{before.log,log}
   # A test that is red anyway shows nothing: it must be green on the code as it is.
   if [[ -z ${sound[$what]:-} ]]; then
     try "$work/$name.before.log" "$what"
@@ -118,7 +119,9 @@ for patch in "${patches[@]}"; do
   printf '%-44s %-8s %-16s %6d  %s\n' "$name" "$before" "$verdict" $((SECONDS - started)) "$(header "$patch" rule)"
   if [[ $verdict != red ]]; then
     failures=$((failures + 1))
-    tail -n 25 "$work/$name${before/#green/}.log" 2>/dev/null || tail -n 25 "$work/$name.before.log" || true
+    log=$work/$name.log
+    [[ $before == green ]] || log=$work/$name.before.log
+    [[ ! -f $log ]] || tail -n 25 "$log"
   fi
 done
 echo "${#patches[@]} of ${#all[@]} patches tried, $((${#patches[@]} - failures)) turned their test red, $failures did not"
