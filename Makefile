@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt docs as-library deny broken-check kills-broken ci
+.PHONY: help test parity lint fmt docs crds crds-check as-library deny broken-check kills-broken ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,10 @@ help: ## List the targets
 test: ## Run every test, documentation examples included; print run, failed, skipped
 	@scripts/test.sh
 
-lint: docs as-library deny broken-check ## Check format, clippy (all, default, no features), docs, licenses, library use, patches
+parity: ## Compare the sandbox with a real API server (needs Go; the first time builds it)
+	@sandbox/parity/run.sh
+
+lint: docs crds-check as-library deny broken-check ## Check format, clippy (all, default, no features), docs, licenses, CRDs, library use, patches
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
@@ -23,6 +26,12 @@ fmt: ## Format the code
 
 docs: ## Build the documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+
+crds: ## Write deploy/crds from the types
+	@scripts/crds.sh
+
+crds-check: ## Check that deploy/crds is what the types say
+	@scripts/crds.sh --check
 
 as-library: ## Build a crate outside the workspace that uses Tenure as a library
 	@scripts/as-library.sh
