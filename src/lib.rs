@@ -1,6 +1,8 @@
 //! Tenure.
 
 #[cfg(feature = "controller")]
+pub mod action;
+#[cfg(feature = "controller")]
 pub mod api;
 pub mod apiserver;
 pub mod backoff;
