@@ -1,6 +1,7 @@
 //! Tenure.
 
 #[cfg(feature = "controller")]
+#[doc(hidden)]
 pub mod action;
 #[cfg(feature = "controller")]
 pub mod api;

@@ -371,7 +371,7 @@ mod tests {
 
     use super::*;
 
-    fn action(fields: serde_json::Value) -> HttpAction {
+    fn action(fields: &serde_json::Value) -> HttpAction {
         let mut all = json!({ "url": "http://example.com" });
         all.as_object_mut().expect("an object").extend(fields.as_object().expect("fields").clone());
         serde_json::from_value(all).expect("an action")
@@ -386,7 +386,7 @@ mod tests {
     #[case("https://EXAMPLE.com:8443/a?b", "example.com")]
     #[case("https://bücher.example", "xn--bcher-kva.example")]
     fn the_host_of_a_url_is_what_the_resolver_is_asked_for(#[case] url: &str, #[case] host: &str) {
-        assert_eq!(target(&action(json!({ "url": url }))).expect("a target").host, host);
+        assert_eq!(target(&action(&json!({ "url": url }))).expect("a target").host, host);
     }
 
     #[rstest]
@@ -409,7 +409,7 @@ mod tests {
         #[case] fields: serde_json::Value,
         #[case] words: &str,
     ) {
-        let error = check(&action(fields)).expect_err("it is wrong").to_string();
+        let error = check(&action(&fields)).expect_err("it is wrong").to_string();
         assert!(error.contains(words), "{error}");
         assert!(error.contains("http."), "{error}");
     }
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_static_body_is_never_touched() {
-        let action = action(json!({ "body": "${RUN_ID} $${" }));
+        let action = action(&json!({ "body": "${RUN_ID} $${" }));
         assert_eq!(body(&action, &[]).expect("it is right").as_deref(), Some(b"${RUN_ID} $${".as_slice()));
     }
 

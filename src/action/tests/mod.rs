@@ -22,7 +22,7 @@ fn status(code: u16) -> http::StatusCode {
 async fn the_request_on_the_wire_carries_the_contract_and_what_the_manifest_says() {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK));
     let end = bench
-        .attempt(json!({
+        .attempt(&json!({
             "url": "http://target.test:8080/run?a=b%20c",
             "method": "PUT",
             "headers": [
@@ -65,7 +65,7 @@ async fn the_request_on_the_wire_carries_the_contract_and_what_the_manifest_says
 #[tokio::test(start_paused = true)]
 async fn a_term_that_ends_before_the_first_byte_puts_nothing_on_the_wire() {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK));
-    let attempt = bench.plan(json!({ "url": "http://target.test", "body": "x" }));
+    let attempt = bench.plan(&json!({ "url": "http://target.test", "body": "x" }));
     testing::revoke(&bench.term);
     let end = bench.runner().attempt(attempt).await;
     assert_eq!((end.kind, end.first_byte), (EndKind::TermEnded, None));
@@ -79,7 +79,7 @@ async fn the_guard_is_asked_after_the_connection_is_open_and_not_only_before() {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK).slow_to_connect(Duration::from_secs(4)));
     let bench = bench.slow_secrets(Duration::from_secs(4)).slow_resolver(Duration::from_secs(4));
     let auth = json!({ "bearer": { "secretKeyRef": { "name": "creds", "key": "token" } } });
-    let end = bench.attempt(json!({ "url": "http://target.test", "auth": auth })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test", "auth": auth })).await;
     assert_eq!(end.kind, EndKind::TermEnded, "{}", end.message);
     assert_eq!(bench.connections(), ["10.0.0.1:80"]);
     assert_eq!(bench.received(), "");
@@ -103,13 +103,13 @@ async fn a_hang_before_the_first_byte_ends_as_unsent_by_the_step_and_as_timed_ou
         "connect" => Bench::new().target("10.0.0.1", Peer::answers(OK).slow_to_connect(Duration::MAX)),
         _ => Bench::new().target("10.0.0.1", Peer::silent()),
     };
-    let by_step = bench().attempt(action.clone()).await;
+    let by_step = bench().attempt(&action).await;
     assert_eq!(by_step.kind, EndKind::Unsent, "{}", by_step.message);
     assert!(by_step.message.contains(words), "{}", by_step.message);
 
     let short = bench();
     let before = short.clock.boot();
-    let attempt = Attempt { timeout: Duration::from_secs(1), ..short.plan(action) };
+    let attempt = Attempt { timeout: Duration::from_secs(1), ..short.plan(&action) };
     let by_attempt = short.runner().attempt(attempt).await;
     assert_eq!(by_attempt.kind, EndKind::TimedOut { sent: false }, "{}", by_attempt.message);
     assert!(by_attempt.message.contains(words), "{}", by_attempt.message);
@@ -124,7 +124,7 @@ async fn a_hang_before_the_first_byte_ends_as_unsent_by_the_step_and_as_timed_ou
 async fn a_hang_after_the_first_byte_ends_at_the_deadline_as_sent(#[case] answer: &str, #[case] words: &str) {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(answer).then(Then::Hold));
     let before = bench.clock.boot();
-    let end = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!(end.kind, EndKind::TimedOut { sent: true }, "{}", end.message);
     assert!(end.message.contains(words), "{}", end.message);
     assert!(end.first_byte.is_some());
@@ -140,7 +140,7 @@ async fn a_hang_after_the_first_byte_ends_at_the_deadline_as_sent(#[case] answer
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_breaks_off_is_no_answer(#[case] answer: &str) {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(answer));
-    let end = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!(end.kind, EndKind::NoAnswer, "{}", end.message);
     assert!(end.kind.was_sent() && !end.kind.was_answered());
 }
@@ -151,7 +151,7 @@ async fn an_answer_that_breaks_off_is_no_answer(#[case] answer: &str) {
 #[tokio::test(start_paused = true)]
 async fn a_body_without_end_is_read_to_the_bound_and_the_status_stands(#[case] head: &str) {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(head).then(Then::Stream));
-    let end = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!(end.kind, EndKind::Succeeded { status: status(200) }, "{}", end.message);
     assert_eq!(end.message, format!("200 OK: {}…", "x".repeat(256)));
     let streamed = bench.streamed_when_closed().await;
@@ -162,7 +162,7 @@ async fn a_body_without_end_is_read_to_the_bound_and_the_status_stands(#[case] h
 async fn a_redirect_is_an_answer_and_is_not_followed() {
     let answer = "HTTP/1.1 302 Found\r\nlocation: http://10.0.0.2/\r\ncontent-length: 0\r\n\r\n";
     let bench = Bench::new().target("10.0.0.1", Peer::answers(answer)).target("10.0.0.2", Peer::answers(OK));
-    let end = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!((end.kind, end.message.as_str()), (EndKind::Refused { status: status(302) }, "302 Found"));
     assert_eq!(bench.connections(), ["10.0.0.1:80"]);
 }
@@ -179,7 +179,7 @@ async fn a_target_that_is_busy_says_how_long_to_stay_away(
 ) {
     let answer = format!("HTTP/1.1 {line}\r\nretry-after: {header}\r\ncontent-length: 4\r\n\r\nbusy");
     let bench = Bench::new().target("10.0.0.1", Peer::answers(&answer));
-    let end = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert!(matches!(end.kind, EndKind::Refused { .. }), "{}", end.message);
     assert_eq!(end.message, format!("{line}: busy"));
     assert_eq!(end.retry_after, seconds.map(Duration::from_secs));
@@ -188,7 +188,7 @@ async fn a_target_that_is_busy_says_how_long_to_stay_away(
 #[tokio::test(start_paused = true)]
 async fn what_counts_as_success_is_what_the_manifest_expects() {
     let bench = Bench::new().target("10.0.0.1", Peer::answers("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"));
-    let end = bench.attempt(json!({ "url": "http://target.test", "expectedStatus": ["200-299", "404"] })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test", "expectedStatus": ["200-299", "404"] })).await;
     assert_eq!(end.kind, EndKind::Succeeded { status: status(404) });
 }
 
@@ -203,7 +203,7 @@ async fn what_counts_as_success_is_what_the_manifest_expects() {
 #[tokio::test(start_paused = true)]
 async fn an_address_that_leads_inwards_is_never_dialled(#[case] url: &str) {
     let bench = Bench::new().host("localhost.", &["127.0.0.1", "::1"]);
-    let end = bench.attempt(json!({ "url": url })).await;
+    let end = bench.attempt(&json!({ "url": url })).await;
     assert_eq!(end.kind, EndKind::Unsent, "{}", end.message);
     assert!(end.message.contains("--egress-allow="), "{}", end.message);
     assert_eq!(bench.connections(), Vec::<String>::new());
@@ -213,9 +213,9 @@ async fn an_address_that_leads_inwards_is_never_dialled(#[case] url: &str) {
 async fn a_name_that_changes_its_address_is_asked_once_and_the_judged_address_is_dialled() {
     let bench = Bench::new().changing_host("target.test", &["10.0.0.1", "169.254.169.254"]);
     let bench = bench.target("10.0.0.1", Peer::answers(OK)).target("169.254.169.254", Peer::answers(OK));
-    let first = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let first = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!(first.kind, EndKind::Succeeded { status: status(200) });
-    let second = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let second = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!(second.kind, EndKind::Unsent, "{}", second.message);
     assert_eq!(bench.connections(), ["10.0.0.1:80"]);
     assert_eq!(bench.resolutions(), 2);
@@ -227,7 +227,7 @@ async fn an_address_that_is_refused_or_does_not_answer_is_passed_over() {
     let bench = bench
         .target("10.0.0.8", Peer::answers(OK).slow_to_connect(Duration::MAX))
         .target("10.0.0.1", Peer::answers(OK));
-    let end = bench.attempt(json!({ "url": "http://target.test" })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
     assert_eq!(end.kind, EndKind::Succeeded { status: status(200) }, "{}", end.message);
     assert_eq!(bench.connections(), ["10.0.0.9:80", "10.0.0.8:80", "10.0.0.1:80"]);
 }
@@ -245,7 +245,7 @@ async fn a_secret_that_cannot_be_used_is_named_and_nothing_is_sent(
 ) {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK));
     let auth = json!({ "bearer": { "secretKeyRef": { "name": name, "key": key } } });
-    let end = bench.attempt(json!({ "url": "http://target.test", "auth": auth })).await;
+    let end = bench.attempt(&json!({ "url": "http://target.test", "auth": auth })).await;
     assert_eq!(end.kind, EndKind::Unsent);
     assert!(end.message.contains(words), "{}", end.message);
     assert_eq!(bench.connections(), Vec::<String>::new());
@@ -256,16 +256,16 @@ async fn secrets_come_from_the_jobs_own_namespace_through_the_kubernetes_api() {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK)).kubernetes_secrets(SecretsAt::InTeam);
     let auth = json!({ "bearer": { "secretKeyRef": { "name": "creds", "key": "token" } } });
     let action = json!({ "url": "http://target.test", "auth": auth });
-    let end = bench.attempt(action.clone()).await;
+    let end = bench.attempt(&action).await;
     assert_eq!(end.kind, EndKind::Succeeded { status: status(200) }, "{}", end.message);
     assert!(bench.received().contains("authorization: Bearer t0ken\r\n"));
 
     let elsewhere = Bench::new().target("10.0.0.1", Peer::answers(OK)).kubernetes_secrets(SecretsAt::InOther);
-    let end = elsewhere.attempt(action.clone()).await;
+    let end = elsewhere.attempt(&action).await;
     assert_eq!(end.message, "not sent: there is no Secret creds in the job's namespace team");
 
     let forbidden = Bench::new().target("10.0.0.1", Peer::answers(OK)).kubernetes_secrets(SecretsAt::Forbidden);
-    let end = forbidden.attempt(action).await;
+    let end = forbidden.attempt(&action).await;
     assert!(end.message.contains("grant its service account get on secrets"), "{}", end.message);
 }
 
@@ -273,7 +273,7 @@ async fn secrets_come_from_the_jobs_own_namespace_through_the_kubernetes_api() {
 async fn dropping_an_attempt_closes_its_connection() {
     let bench = Bench::new().target("10.0.0.1", Peer::answers("").then(Then::Hold));
     let runner = bench.runner();
-    let attempt = bench.plan(json!({ "url": "http://target.test" }));
+    let attempt = bench.plan(&json!({ "url": "http://target.test" }));
     tokio::select! {
         biased;
         end = runner.attempt(attempt) => unreachable!("the target never answers: {end:?}"),
@@ -285,10 +285,10 @@ async fn dropping_an_attempt_closes_its_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_name_that_is_not_known_and_a_port_that_is_closed_are_unsent() {
     let bench = Bench::new().host("target.test", &["10.0.0.1"]);
-    let unknown = bench.attempt(json!({ "url": "http://unknown.test" })).await;
+    let unknown = bench.attempt(&json!({ "url": "http://unknown.test" })).await;
     assert_eq!(unknown.kind, EndKind::Unsent);
     assert!(unknown.message.contains("unknown.test cannot be resolved"), "{}", unknown.message);
-    let closed = bench.attempt(json!({ "url": "http://target.test:81" })).await;
+    let closed = bench.attempt(&json!({ "url": "http://target.test:81" })).await;
     assert_eq!(closed.kind, EndKind::Unsent);
     assert!(closed.message.contains("cannot be reached at 10.0.0.1:81"), "{}", closed.message);
 }

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Longer than every step's own deadline taken together.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A term is valid for this long in these tests: less than the slow steps of one of them take together.
 const VALIDITY: Duration = Duration::from_secs(10);
@@ -125,7 +125,7 @@ impl Bench {
     }
 
     pub(super) fn target(mut self, address: &str, peer: Peer) -> Self {
-        self.net.peers.extend(parse(&[address]).into_iter().map(|address| (address, peer.clone())));
+        self.net.peers.insert(address.parse().expect("an address"), peer);
         self
     }
 
@@ -156,19 +156,19 @@ impl Bench {
         self.secrets.clone()
     }
 
-    pub(super) fn plan(&self, action: serde_json::Value) -> Attempt {
+    pub(super) fn plan(&self, action: &serde_json::Value) -> Attempt {
         Attempt {
             run_id: "0123abcd".to_owned(),
             job: JobRef { namespace: "team".to_owned(), name: "report".to_owned() },
             slot: "2026-01-02T03:04:05.2Z".parse().expect("a timestamp"),
             attempt: 2,
             guard: self.term.guard(),
-            action: serde_json::from_value(action).expect("an action"),
+            action: serde_json::from_value(action.clone()).expect("an action"),
             timeout: TIMEOUT,
         }
     }
 
-    pub(super) async fn attempt(&self, action: serde_json::Value) -> AttemptEnd {
+    pub(super) async fn attempt(&self, action: &serde_json::Value) -> AttemptEnd {
         self.runner().attempt(self.plan(action)).await
     }
 

@@ -22,7 +22,7 @@ use crate::{
 async fn a_server_that_the_given_authority_vouches_for_is_called() {
     let certificate = Certificate::new("target.test", 2026..2027);
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK).with_tls(&certificate));
-    let end = bench.attempt(json!({ "url": "https://target.test", "tls": { "ca": certificate.ca_pem } })).await;
+    let end = bench.attempt(&json!({ "url": "https://target.test", "tls": { "ca": certificate.ca_pem } })).await;
     assert_eq!(end.kind, EndKind::Succeeded { status: status(200) }, "{}", end.message);
     assert!(bench.received().contains("host: target.test\r\n"));
 }
@@ -42,7 +42,7 @@ async fn a_certificate_that_does_not_hold_ends_the_attempt_before_the_request(
     let stranger = Certificate::new("stranger.test", 2026..2027);
     let ca = if words == "UnknownIssuer" { &stranger.ca_pem } else { &certificate.ca_pem };
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK).with_tls(&certificate));
-    let end = bench.attempt(json!({ "url": "https://target.test", "tls": { "ca": ca } })).await;
+    let end = bench.attempt(&json!({ "url": "https://target.test", "tls": { "ca": ca } })).await;
     assert_eq!(end.kind, EndKind::Unsent, "{}", end.message);
     assert!(end.message.contains("failed the TLS handshake") && end.message.contains(words), "{}", end.message);
     assert_eq!(bench.received(), "");
@@ -52,7 +52,7 @@ async fn a_certificate_that_does_not_hold_ends_the_attempt_before_the_request(
 async fn a_server_that_does_not_speak_tls_is_unsent() {
     let bench = Bench::new().target("10.0.0.1", Peer::greets("HTTP/1.1 400 Bad Request\r\n\r\n"));
     let ca = Certificate::new("target.test", 2026..2027).ca_pem;
-    let end = bench.attempt(json!({ "url": "https://target.test", "tls": { "ca": ca } })).await;
+    let end = bench.attempt(&json!({ "url": "https://target.test", "tls": { "ca": ca } })).await;
     assert_eq!(end.kind, EndKind::Unsent, "{}", end.message);
     assert!(end.message.contains("failed the TLS handshake"), "{}", end.message);
 }
@@ -63,7 +63,7 @@ async fn a_server_that_does_not_speak_tls_is_unsent() {
 #[tokio::test(start_paused = true)]
 async fn an_authority_that_cannot_be_read_is_named(#[case] ca: &str, #[case] words: &str) {
     let bench = Bench::new().target("10.0.0.1", Peer::answers(OK));
-    let end = bench.attempt(json!({ "url": "https://target.test", "tls": { "ca": ca } })).await;
+    let end = bench.attempt(&json!({ "url": "https://target.test", "tls": { "ca": ca } })).await;
     assert_eq!(end.kind, EndKind::Unsent, "{}", end.message);
     assert!(end.message.contains("http.tls") && end.message.contains(words), "{}", end.message);
 }
@@ -94,7 +94,7 @@ async fn over_real_tcp_the_override_is_dialled_and_the_egress_guard_still_holds(
     let action = json!({ "url": format!("https://ledger.test:{port}/"), "tls": { "ca": certificate.ca_pem } });
     for (allow, is_called) in [(vec!["127.0.0.0/8".parse().expect("a range")], true), (Vec::new(), false)] {
         let runner = HttpRunner::new(Arc::new(dial.clone()), Egress::new(allow), bench.secrets(), clock.clone());
-        let mut attempt = bench.plan(action.clone());
+        let mut attempt = bench.plan(&action);
         attempt.guard = term.guard();
         let end = runner.attempt(attempt).await;
         let expected = if is_called { EndKind::Succeeded { status: status(200) } } else { EndKind::Unsent };
