@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{builtin, schema::Schema};
+use serde_json::Value;
+
+use crate::builtin;
 
 /// What a request may do, in the words of Kubernetes' own authorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -68,7 +70,7 @@ pub(crate) struct Resource {
     /// Added by a CustomResourceDefinition: other messages, `generation`, no strategic merge patch.
     pub(crate) custom: bool,
     pub(crate) status_subresource: bool,
-    pub(crate) schema: Option<Arc<Schema>>,
+    pub(crate) schema: Option<Arc<Value>>,
     pub(crate) columns: Vec<Column>,
 }
 

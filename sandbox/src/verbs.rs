@@ -133,7 +133,7 @@ fn store_new(state: &mut State, call: &Call<'_>, mut object: Value, warnings: Ve
     schema::default(resource, &mut object);
     builtin::complete(resource, &mut object);
     let mut causes = meta::validate(resource, &object);
-    schema::validate(resource, &object, None, false, &mut causes);
+    causes.extend(schema::validate(resource, &object, None));
     causes.extend(builtin::validate(resource, &object, None));
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, meta::text(&object, "name"), &causes));
@@ -253,9 +253,9 @@ fn replace(
     meta::carry(old, &mut new);
     schema::default(resource, &mut new);
     builtin::complete(resource, &mut new);
-    let mut causes: Vec<Cause> = meta::new_finalizers(old, &new).into_iter().collect();
+    let mut causes = meta::new_finalizers(old, &new);
     causes.extend(meta::validate(resource, &new));
-    schema::validate(resource, &new, Some(old), call.subresource == "status", &mut causes);
+    causes.extend(schema::validate(resource, &new, Some(old)));
     causes.extend(builtin::validate(resource, &new, Some(old)));
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, call.name, &causes));
