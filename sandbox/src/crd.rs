@@ -10,12 +10,49 @@ use serde_json::{Value, json};
 use crate::{
     meta,
     resource::{Column, Resource, Verb},
-    schema,
+    schema::{self, Schema},
+    status::Cause,
     store::{Key, State},
 };
 
 pub(crate) fn is_definition(resource: &Resource) -> bool {
     !resource.custom && resource.kind == "CustomResourceDefinition"
+}
+
+/// What keeps a definition from being served.
+pub(crate) fn validate(definition: &Value) -> Vec<Cause> {
+    let spec = &definition["spec"];
+    let mut causes = Vec::new();
+    for (field, value) in [
+        ("spec.group", &spec["group"]),
+        ("spec.scope", &spec["scope"]),
+        ("spec.names.plural", &spec["names"]["plural"]),
+        ("spec.names.kind", &spec["names"]["kind"]),
+    ] {
+        if value.as_str().is_none_or(str::is_empty) {
+            causes.push(Cause::required(field));
+        }
+    }
+    let (group, plural) = names(definition);
+    let name = meta::text(definition, "name");
+    if name != format!("{plural}.{group}") {
+        let rule = "must be spec.names.plural+\".\"+spec.group";
+        causes.push(Cause::invalid("metadata.name", &json!(name), rule));
+    }
+    let versions = spec["versions"].as_array().cloned().unwrap_or_default();
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let rule = "must have exactly one version marked as storage version";
+        causes.push(Cause::invalid("spec.versions", &Value::Null, rule));
+    }
+    for (index, version) in versions.iter().enumerate() {
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if !schema.is_object() {
+            let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
+            causes.push(Cause::new("FieldValueRequired", field, "Required value: schemas are required"));
+        }
+        causes.extend(schema::check_definition(index, schema));
+    }
+    causes
 }
 
 /// Follows a write to a definition: its resources are served from now on as it says.
@@ -37,21 +74,6 @@ pub(crate) fn changed(state: &mut State, resource: &Resource, key: &Key, client:
     }
     for resource in added {
         state.registry.add(resource);
-    }
-}
-
-/// What a definition leaves out and the API server writes down.
-pub(crate) fn complete(definition: &mut Value) {
-    let spec = &mut definition["spec"];
-    let kind = spec["names"]["kind"].as_str().unwrap_or_default().to_owned();
-    for (place, name, value) in [
-        ("names", "singular", json!(kind.to_lowercase())),
-        ("names", "listKind", json!(format!("{kind}List"))),
-        ("conversion", "strategy", json!("None")),
-    ] {
-        if spec[place][name].is_null() {
-            spec[place][name] = value;
-        }
     }
 }
 
@@ -129,7 +151,7 @@ fn resource(definition: &Value, version: &Value) -> Resource {
         categories: list(&names["categories"]),
         custom: true,
         status_subresource: version["subresources"]["status"].is_object(),
-        schema: Some(Arc::new(version["schema"]["openAPIV3Schema"].clone())),
+        schema: Some(Arc::new(Schema::new(version["schema"]["openAPIV3Schema"].clone()))),
         columns: columns(version),
     }
 }
@@ -142,10 +164,7 @@ fn columns(version: &Value) -> Vec<Column> {
             name: text(&column["name"]),
             kind: text(&column["type"]),
             format: text(&column["format"]),
-            description: column["description"].as_str().map_or_else(
-                || format!("Custom resource definition column (in JSONPath format): {}", text(&column["jsonPath"])),
-                str::to_owned,
-            ),
+            description: text(&column["description"]),
             priority: column["priority"].as_i64().unwrap_or_default(),
             path: text(&column["jsonPath"]),
         })

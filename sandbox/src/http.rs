@@ -165,14 +165,9 @@ fn answer(inner: &Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
     }
     let mut state = inner.store.lock();
     if matches!(sent.verb, Verb::Get | Verb::List) {
-        match sent.options.version() {
-            Ok(Some(asked)) if asked > state.rv => return Err(Failure::future_version(asked, state.rv)),
-            Ok(_) => {}
-            // A list says it with a code of its own, as on the API server.
-            Err(why) if sent.verb == Verb::List => {
-                return Err(Failure::bad_request(format!("invalid resource version: {why}")));
-            }
-            Err(why) => return Err(Failure::internal(why)),
+        match sent.options.version()? {
+            Some(asked) if asked > state.rv => return Err(Failure::future_version(asked, state.rv)),
+            _ => {}
         }
     }
     let call = Call {
@@ -231,11 +226,7 @@ impl Form {
             if !matches!(media, "application/json" | "application/*" | "*/*") {
                 continue;
             }
-            let given = |name: &str| parameters.clone().find_map(|parameter| parameter.strip_prefix(name));
-            if given("v=").is_some_and(|version| !matches!(version, "v1" | "v1beta1")) {
-                continue;
-            }
-            match given("as=") {
+            match parameters.find_map(|parameter| parameter.strip_prefix("as=")) {
                 None => return Ok(Self::Object),
                 Some("Table") => return Ok(Self::Table(table::Include::parse(options.get("includeObject"))?)),
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok(Self::Partial),

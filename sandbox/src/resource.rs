@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde_json::Value;
-
-use crate::builtin;
+use crate::{builtin, schema::Schema};
 
 /// What a request may do, in the words of Kubernetes' own authorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -70,7 +68,7 @@ pub(crate) struct Resource {
     /// Added by a CustomResourceDefinition: other messages, `generation`, no strategic merge patch.
     pub(crate) custom: bool,
     pub(crate) status_subresource: bool,
-    pub(crate) schema: Option<Arc<Value>>,
+    pub(crate) schema: Option<Arc<Schema>>,
     pub(crate) columns: Vec<Column>,
 }
 

@@ -42,7 +42,10 @@ pub(crate) fn of(resource: &Resource, shown: &Value, include: Include, now: Time
         }
         _ => vec![row(resource, shown, include, now)],
     };
-    let metadata = json!({ "resourceVersion": shown["metadata"]["resourceVersion"] });
+    let mut metadata = json!({ "resourceVersion": shown["metadata"]["resourceVersion"] });
+    if let Some(next) = shown["metadata"].get("continue") {
+        metadata["continue"] = next.clone();
+    }
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions(resource), "rows": rows,
@@ -86,9 +89,9 @@ fn names_itself(resource: &Resource) -> bool {
     builtin::is_event(resource)
 }
 
-/// Built-in columns are called strings, counts too; only a definition's date stays one.
+/// Built-in ages are strings that the server made of a date.
 fn builtin_type(column: &Column) -> String {
-    if column.name == "Created At" { column.kind.clone() } else { "string".to_owned() }
+    if column.kind == "date" { "string".to_owned() } else { column.kind.clone() }
 }
 
 fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
@@ -109,7 +112,6 @@ fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) ->
 pub(crate) fn partial(object: &Value, kind: &str) -> Value {
     let mut partial = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] });
     if let Some(items) = object["items"].as_array() {
-        partial["metadata"].as_object_mut().map(|metadata| metadata.remove("continue"));
         partial["items"] = items.iter().map(|item| self::partial(item, "PartialObjectMetadata")).collect();
     }
     partial

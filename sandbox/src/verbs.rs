@@ -133,7 +133,7 @@ fn store_new(state: &mut State, call: &Call<'_>, mut object: Value, warnings: Ve
     schema::default(resource, &mut object);
     builtin::complete(resource, &mut object);
     let mut causes = meta::validate(resource, &object);
-    causes.extend(schema::validate(resource, &object, None));
+    schema::validate(resource, &object, None, false, &mut causes);
     causes.extend(builtin::validate(resource, &object, None));
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, meta::text(&object, "name"), &causes));
@@ -253,9 +253,9 @@ fn replace(
     meta::carry(old, &mut new);
     schema::default(resource, &mut new);
     builtin::complete(resource, &mut new);
-    let mut causes = meta::new_finalizers(old, &new);
+    let mut causes: Vec<Cause> = meta::new_finalizers(old, &new).into_iter().collect();
     causes.extend(meta::validate(resource, &new));
-    causes.extend(schema::validate(resource, &new, Some(old)));
+    schema::validate(resource, &new, Some(old), call.subresource == "status", &mut causes);
     causes.extend(builtin::validate(resource, &new, Some(old)));
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, call.name, &causes));

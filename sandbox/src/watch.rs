@@ -49,8 +49,8 @@ struct Watcher {
     selector: Selector,
     bookmarks: bool,
     cursor: u64,
-    /// The version that the watch began at: a bookmark that names no newer one is not sent.
-    start: u64,
+    /// The newest version that the client has heard of.
+    told: u64,
     ready: VecDeque<Bytes>,
     /// Whether a frame with column definitions has been sent.
     columns_sent: bool,
@@ -68,7 +68,7 @@ pub(crate) fn open(
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static, Failure> {
     request.options.check_list()?;
     let selector = Selector::parse(&request.resource, &request.options)?;
-    let since = request.options.version().map_err(Failure::internal)?;
+    let since = request.options.version()?;
     let length = match request.options.get("timeoutSeconds").map(str::parse) {
         None | Some(Ok(0)) => DEFAULT_LENGTH,
         Some(Ok(seconds)) => Duration::from_secs(seconds),
@@ -83,7 +83,7 @@ pub(crate) fn open(
         request,
         selector,
         cursor: 0,
-        start: 0,
+        told: 0,
         ready: VecDeque::new(),
         columns_sent: false,
         ended: false,
@@ -104,12 +104,10 @@ impl Watcher {
         let inner = Arc::clone(&self.inner);
         let state = inner.store.lock();
         if since > 0 {
-            self.cursor = since;
-            self.start = since;
+            (self.cursor, self.told) = (since, since);
             return;
         }
         self.cursor = state.rv;
-        self.start = state.rv;
         let table = self.request.resource.table();
         let objects = state.list(&table, self.request.namespace.as_deref());
         let present: Vec<_> = objects.filter(|object| self.selector.matches(object)).cloned().collect();
@@ -154,7 +152,9 @@ impl Watcher {
                 changed = self.rules.changed() => self.ended = changed.is_err(),
                 () = sleep_until(self.deadline) => self.ended = true,
                 () = sleep_until(self.next_bookmark) => {
-                    if self.bookmarks && self.cursor > self.start {
+                    // The last one is only worth sending if it says something new.
+                    let last = self.deadline - Instant::now() <= BOOKMARK_BEFORE_END;
+                    if self.bookmarks && (!last || self.cursor > self.told) {
                         self.push_bookmark(json!({}));
                     }
                     self.schedule_bookmark();
@@ -189,6 +189,7 @@ impl Watcher {
             let namespace = self.request.namespace.as_deref();
             if change.resource == table && namespace.is_none_or(|wanted| wanted == change.namespace) {
                 self.push_change(change, &state);
+                self.told = change.rv;
             }
         }
         self.cursor = self.cursor.max(state.rv);
@@ -231,6 +232,7 @@ impl Watcher {
     fn push_bookmark(&mut self, mut metadata: Value) {
         let resource = &self.request.resource;
         metadata["resourceVersion"] = json!(self.cursor.to_string());
+        self.told = self.cursor;
         let object = json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata });
         self.ready.push_back(frame("BOOKMARK", &object));
     }

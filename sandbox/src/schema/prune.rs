@@ -14,14 +14,15 @@ pub(crate) fn prune(resource: &Resource, object: &mut Value) -> Vec<String> {
     if let (Some(schema), Some(map)) = (&resource.schema, object.as_object_mut()) {
         let outside = [map.remove("metadata"), map.remove("apiVersion"), map.remove("kind")];
         // A resource without a status subresource has a status only if the schema declares one, like any other field.
-        prune_object(schema, map, "", &mut unknown);
+        prune_object(&schema.document, map, "", &mut unknown);
         for (key, value) in ["metadata", "apiVersion", "kind"].into_iter().zip(outside) {
             if let Some(value) = value {
                 map.insert(key.to_owned(), value);
             }
         }
     }
-    unknown.sort();
+    // Those of the metadata come first, as decoding meets them first.
+    unknown.sort_by_key(|text| (!text.starts_with("unknown field \"metadata."), text.clone()));
     unknown
 }
 

@@ -1,0 +1,70 @@
+//! The CEL rules of a schema, evaluated by `kube-cel` and told in the API server's words.
+
+use std::cell::OnceCell;
+
+use kube_cel::{CompiledSchema, ValidationError, Validator};
+use serde_json::Value;
+
+use super::Schema;
+use crate::status::Cause;
+
+thread_local! {
+    /// A validator registers some hundred functions when it is made, so each thread makes one.
+    static VALIDATOR: OnceCell<Validator> = const { OnceCell::new() };
+}
+
+pub(super) fn check(schema: &Schema, compiled: &CompiledSchema, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let errors =
+        VALIDATOR.with(|validator| validator.get_or_init(Validator::new).validate_compiled(compiled, new, old).err());
+    let errors = errors.map(kube_cel::ValidationErrors::into_vec).unwrap_or_default();
+    errors.iter().filter_map(|error| cause(schema, error, new, old)).collect()
+}
+
+/// `None` if the rule speaks of a value that this update did not touch.
+fn cause(schema: &Schema, error: &ValidationError, new: &Value, old: Option<&Value>) -> Option<Cause> {
+    let steps = steps(&error.field_path);
+    // `fieldPath` moves the error below the value that the rule is about: look upwards for the rule itself.
+    let depth = (0..=steps.len()).rev().find(|depth| {
+        let node = steps[..*depth].iter().try_fold(&schema.document, |node, step| child(node, step));
+        let rules = node.map(|node| node["x-kubernetes-validations"].as_array().into_iter().flatten());
+        rules.into_iter().flatten().any(|rule| rule["rule"] == error.rule.as_str())
+    });
+    let value = depth.and_then(|depth| at(new, &steps[..depth]));
+    let before = depth.and_then(|depth| at(old?, &steps[..depth]));
+    let about_transitions = error.rule.contains("oldSelf");
+    if !about_transitions && value.is_some() && value == before {
+        return None;
+    }
+    let field = if error.field_path.is_empty() { "<nil>" } else { &error.field_path };
+    // A whole object or list would fill the message, so only single values are shown.
+    let shown = value.filter(|value| !value.is_object() && !value.is_array());
+    let text = &error.message;
+    let value_text = shown.map(|value| format!("{value}: ")).unwrap_or_default();
+    Some(match error.reason.as_deref() {
+        Some("FieldValueForbidden") => Cause::forbidden(field, text),
+        Some("FieldValueRequired") => Cause::new("FieldValueRequired", field, format!("Required value: {text}")),
+        Some("FieldValueDuplicate") => {
+            let shown = shown.map(ToString::to_string).unwrap_or_default();
+            Cause::new("FieldValueDuplicate", field, format!("Duplicate value: {shown}"))
+        }
+        _ => Cause::new("FieldValueInvalid", field, format!("Invalid value: {value_text}{text}")),
+    })
+}
+
+/// `spec.parts[0].name` as its steps.
+fn steps(path: &str) -> Vec<String> {
+    let path = path.replace('[', ".").replace(']', "");
+    path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect()
+}
+
+fn child<'a>(schema: &'a Value, step: &str) -> Option<&'a Value> {
+    let additional = schema.get("additionalProperties").filter(|child| child.is_object());
+    schema["properties"].get(step).or(additional).or_else(|| schema.get("items"))
+}
+
+fn at<'a>(object: &'a Value, steps: &[String]) -> Option<&'a Value> {
+    steps.iter().try_fold(object, |value, step| match value {
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        other => other.get(step),
+    })
+}
