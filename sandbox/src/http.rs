@@ -13,8 +13,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
-    Inner, body,
+    Inner, body, discovery,
     faults::{Fault, FaultId, FaultRule, HoldId, Target},
+    openapi,
     options::Options,
     resource::{Resource, Verb},
     selector::Selector,
@@ -80,6 +81,9 @@ async fn api(State(inner): State<Arc<Inner>>, request: Request) -> Result<Respon
     let content_type = header_text(&parts.headers, &header::CONTENT_TYPE);
     let answered = async {
         let options = Options::parse(&parts.uri)?;
+        if let Some(found) = documents(&inner, &parts.method, parts.uri.path(), &accept) {
+            return Ok(found);
+        }
         let Some(path) = ApiPath::parse(parts.uri.path()) else {
             return Ok(not_found_text());
         };
@@ -89,6 +93,15 @@ async fn api(State(inner): State<Arc<Inner>>, request: Request) -> Result<Respon
         serve(inner, request).await
     };
     Ok(answered.await.unwrap_or_else(|failure: Failure| failure.into_response()))
+}
+
+/// Discovery and OpenAPI.
+fn documents(inner: &Inner, method: &Method, path: &str, accept: &str) -> Option<Response> {
+    let state = inner.store.lock();
+    let found = discovery::answer(&state.registry, path, accept).or_else(|| openapi::answer(&state.registry, path))?;
+    // A group of resources is not a resource: there is nothing to do with it but to read it.
+    let readable = matches!(*method, Method::GET | Method::HEAD);
+    Some(if readable { found } else { Failure::method_not_served().into_response() })
 }
 
 /// A request that names a resource.

@@ -27,14 +27,17 @@
 mod body;
 mod builtin;
 mod crd;
+mod discovery;
 mod faults;
 mod http;
 mod meta;
+mod openapi;
 mod options;
 mod patch;
 mod resource;
 mod schema;
 mod selector;
+mod serve;
 mod service;
 mod status;
 mod store;
@@ -51,6 +54,7 @@ use tokio::sync::mpsc;
 pub use crate::{
     faults::{Fault, FaultId, FaultRule, Faults, Hold, HoldId, HoldState},
     resource::Verb,
+    serve::{ServeOptions, new_token},
     service::SandboxService,
     store::{Change, ChangeKind, WallClock},
 };

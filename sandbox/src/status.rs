@@ -162,14 +162,19 @@ impl Failure {
         Self::new(401, "Unauthorized", "Unauthorized")
     }
 
+    /// A method that a path does not know, whatever it is about.
+    pub(crate) fn method_not_served() -> Self {
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            .with(json!({}))
+    }
+
     pub(crate) fn method_not_allowed(resource: &Resource, verb: &str) -> Self {
         if resource.custom {
             let message = format!("{verb} is not supported on resources of kind \"{}\"", resource.qualified());
             return Self::new(405, "MethodNotAllowed", message)
                 .with(json!({ "group": resource.group, "kind": resource.plural }));
         }
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-            .with(json!({}))
+        Self::method_not_served()
     }
 
     pub(crate) fn not_acceptable(types: &str) -> Self {
