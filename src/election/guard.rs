@@ -200,6 +200,11 @@ impl Office {
         self.check().map(|()| work)
     }
 
+    /// Waits until the term has ended.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     pub(crate) fn valid_until(&self) -> BootTime {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).valid_until
     }
@@ -268,7 +273,7 @@ impl Term {
 
     /// Waits until the term has ended. Cancel-safe.
     pub async fn ended(&self) {
-        self.0.ended.cancelled().await;
+        self.0.ended().await;
     }
 
     /// Runs `work`, and drops it the moment the term ends.
