@@ -227,7 +227,7 @@ struct Loop {
 
 /// What one of the loop's own futures brings.
 enum News {
-    Answer { event: Event, took: Duration, error: Option<String> },
+    Answer { event: Box<Event>, took: Duration, error: Option<String> },
     OfficeEnded(Arc<Office>),
     WorkEnded,
     Drained(Arc<Office>),
@@ -389,11 +389,11 @@ impl Loop {
                 Some(Event::WorkEnded)
             }
             News::Answer { event, took, error } => {
-                if matches!(event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
+                if matches!(*event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
                     self.observer.write_confirmed(took);
                 }
                 self.note_error(error);
-                Some(event)
+                Some(*event)
             }
         }
     }
@@ -403,9 +403,11 @@ impl Loop {
         let known = self.report.borrow().last_error.clone();
         match (&known, &error) {
             (None, Some(error)) => {
-                tracing::warn!(lease = %self.lease, %error, "The API server does not serve the Lease")
+                tracing::warn!(lease = %self.lease, %error, "The API server does not serve the Lease");
             }
-            (Some(_), None) => tracing::info!(lease = %self.lease, "The API server serves the Lease again"),
+            (Some(_), None) => {
+                tracing::info!(lease = %self.lease, "The API server serves the Lease again");
+            }
             _ => {}
         }
         if known != error {
@@ -475,7 +477,7 @@ impl Loop {
                 Err(elapsed) => Err(elapsed.to_string()),
             };
             let (event, error) = interpret(answer);
-            News::Answer { event, took: clock.boot() - sent, error }
+            News::Answer { event: Box::new(event), took: clock.boot() - sent, error }
         };
         self.requests.push(answering.boxed());
     }

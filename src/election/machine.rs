@@ -161,7 +161,7 @@ enum Phase {
     Acquiring {
         holder: Holder,
     },
-    Leading(InOffice),
+    Leading(Box<InOffice>),
     /// A term of this process has ended; its record may still stand.
     Leaving {
         holder: Holder,
@@ -489,8 +489,13 @@ impl Machine {
             lease_end: self.timing.lease_end(sent),
         }));
         self.effort = Effort::Rest { until: now };
-        self.phase =
-            Phase::Leading(InOffice { holder, record, confirmed: write, confirmed_sent: sent, drained: false });
+        self.phase = Phase::Leading(Box::new(InOffice {
+            holder,
+            record,
+            confirmed: write,
+            confirmed_sent: sent,
+            drained: false,
+        }));
     }
 
     fn extend(&mut self, now: BootTime) {

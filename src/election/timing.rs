@@ -38,7 +38,7 @@ pub const RANK_JITTER_MAX: Duration = Duration::from_millis(200);
 pub const TRY_DEADLINE_MIN: Duration = Duration::from_millis(100);
 
 /// The longest lease that can be asked for: one day. The field itself would take 68 years.
-pub const LEASE_DURATION_MAX: Duration = Duration::from_secs(86_400);
+pub const LEASE_DURATION_MAX: Duration = Duration::from_hours(24);
 
 /// The times of one election, checked: [`Timing::validity`] cannot overlap a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,207 @@
+//! Electors on the sandbox: who leads, when, and how leadership moves.
+
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use tenure::Released;
+
+use crate::support::lab::{Drift, LEASE, Lab, NAMESPACE, Replica};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+
+async fn three(lab: &Lab) -> Vec<Replica> {
+    let first = lab.first_replica("replica-0");
+    lab.wait_for("the first leader", SECOND, || first.leads()).await;
+    let others = ["replica-1", "replica-2"].map(|name| lab.replica(name));
+    std::iter::once(first).chain(others).collect()
+}
+
+fn leaders(replicas: &[Replica]) -> usize {
+    replicas.iter().filter(|replica| replica.leads()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_three_replicas_leads_and_stays_in_office() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let token = replicas[0].term().expect("leading").token();
+    for _ in 0..600 {
+        lab.sleep(SECOND).await;
+        assert_eq!(leaders(&replicas), 1);
+    }
+    assert_eq!(replicas[0].term().expect("still leading").token(), token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_finds_no_lease_waits_one_lease_duration() {
+    let lab = Lab::new(1);
+    let began = lab.now();
+    let replica = lab.replica("replica-0");
+    lab.wait_for("a leader", LEASE_DURATION + SECOND, || replica.leads()).await;
+    assert!(lab.now() - began >= LEASE_DURATION, "{:?}", lab.now() - began);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_leader_is_replaced_within_a_lease_duration_and_a_second() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let token = replicas[0].term().expect("leading").token();
+    lab.sleep(SECOND * 20).await;
+    replicas[0].kill();
+    let killed = lab.now();
+    let successor = lab.wait_for_leader(&replicas, LEASE_DURATION + SECOND).await;
+    assert!(lab.now() - killed >= SECOND * 10, "nobody knew, so nobody could be quicker");
+    assert!(successor.term().expect("leading").token() > token);
+    assert_eq!(leaders(&replicas), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_planned_hand_over_takes_milliseconds_and_waits_for_work_in_hand() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let work = replicas[0].term().expect("leading").hold().expect("the term is valid");
+    let released = replicas[0].terminate(SECOND * 27);
+    lab.sleep(SECOND * 3).await;
+    assert!(replicas[0].leads(), "it leads while its work goes on");
+    drop(work);
+    let done = lab.now();
+    lab.wait_for("a successor", SECOND, || replicas[1].leads() || replicas[2].leads()).await;
+    assert!(lab.now() - done <= Duration::from_millis(50), "{:?}", lab.now() - done);
+    assert_eq!(released.await.expect("no panic"), Some(Released::Free));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_does_not_wait_for_ever() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let _work = replicas[0].term().expect("leading").hold().expect("the term is valid");
+    let released = replicas[0].terminate(SECOND * 5);
+    lab.sleep(SECOND * 6).await;
+    assert!(!replicas[0].leads());
+    assert_eq!(released.await.expect("no panic"), Some(Released::Free));
+    assert_eq!(leaders(&replicas), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_leader_finds_its_guard_shut_and_comes_back_as_a_standby() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let old = replicas[0].term().expect("leading");
+    replicas[0].freezer.freeze();
+    lab.wait_for("a successor", LEASE_DURATION + SECOND, || replicas[1].leads() || replicas[2].leads()).await;
+    assert!(replicas[0].shows_leading(), "frozen, it shows what it last knew");
+    assert!(old.check().is_err(), "but its guard is shut");
+    replicas[0].freezer.thaw();
+    lab.wait_for("a standby", SECOND, || !replicas[0].shows_leading()).await;
+    for _ in 0..60 {
+        lab.sleep(SECOND).await;
+        assert_eq!(leaders(&replicas), 1);
+        assert!(!replicas[0].leads());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_shorter_than_the_validity_costs_nobody_the_term() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let token = replicas[0].term().expect("leading").token();
+    lab.sleep(SECOND * 5).await;
+    for replica in &replicas {
+        lab.sandbox.faults().partition(&replica.name);
+    }
+    lab.sleep(Duration::from_millis(5_500)).await;
+    for replica in &replicas {
+        lab.sandbox.faults().heal(&replica.name);
+    }
+    lab.sleep(SECOND * 30).await;
+    assert_eq!(replicas[0].term().expect("still leading").token(), token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_stops_before_its_successor_starts_and_rejoins() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    lab.sandbox.faults().partition("replica-0");
+    let mut stopped = None;
+    while stopped.is_none() || leaders(&replicas) == 0 {
+        lab.sleep(Duration::from_millis(10)).await;
+        assert!(leaders(&replicas) <= 1);
+        if stopped.is_none() && !replicas[0].leads() {
+            stopped = Some(lab.now());
+        }
+    }
+    lab.sandbox.faults().heal("replica-0");
+    lab.sleep(SECOND * 10).await;
+    replicas[1].kill();
+    replicas[2].kill();
+    lab.wait_for("the old leader to lead again", LEASE_DURATION + SECOND, || replicas[0].leads()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_lease_hands_over_no_earlier_than_the_leader_stops() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    lab.sandbox.faults().partition("replica-0");
+    lab.leases().delete(LEASE, &DeleteParams::default()).await.expect("it is there");
+    let deleted = lab.now();
+    while !(replicas[1].leads() || replicas[2].leads()) {
+        lab.sleep(Duration::from_millis(10)).await;
+        assert!(leaders(&replicas) <= 1);
+        assert!(lab.now() - deleted < LEASE_DURATION + SECOND, "a vanished Lease costs at most this");
+    }
+    assert!(!replicas[0].leads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_lease_was_edited_leaves_office_at_once() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let edit = Patch::Merge(json!({"spec": {"holderIdentity": "bob"}}));
+    lab.leases().patch(LEASE, &PatchParams::default(), &edit).await.expect("it is there");
+    lab.wait_for("the leader to leave", Duration::from_millis(50), || !replicas[0].leads()).await;
+    lab.wait_for_leader(&replicas, LEASE_DURATION + SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_on_the_lease_disturbs_nobody() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let token = replicas[0].term().expect("leading").token();
+    for minute in 0..10 {
+        let label = Patch::Merge(json!({"metadata": {"labels": {"minute": minute.to_string()}}}));
+        lab.leases().patch(LEASE, &PatchParams::default(), &label).await.expect("it is there");
+        lab.sleep(SECOND * 7).await;
+    }
+    assert_eq!(replicas[0].term().expect("still leading").token(), token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_clock_beside_a_fast_one_never_makes_two_leaders() {
+    let lab = Lab::new(1);
+    let slow = lab.replica_with("slow", Drift::rate(900_000), |builder| {
+        builder.stop_margin(Duration::ZERO).fresh_installation(|_| async { true })
+    });
+    lab.wait_for("the slow one to lead", SECOND, || slow.leads()).await;
+    let fast = lab.replica_with("fast", Drift::rate(1_100_000), |builder| builder.stop_margin(Duration::ZERO));
+    lab.sleep(SECOND).await;
+    lab.sandbox.faults().partition("slow");
+    lab.wait_for("the fast one to lead", SECOND * 20, || {
+        assert!(!(slow.leads() && fast.leads()));
+        fast.leads()
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_hour_costs_twelve_writes_a_minute_and_a_watch_per_standby() {
+    let lab = Lab::new(1);
+    let _replicas = three(&lab).await;
+    lab.sleep(SECOND * 60).await;
+    let before = lab.sandbox.resource_version();
+    lab.sleep(SECOND * 600).await;
+    let writes = lab.sandbox.resource_version() - before;
+    assert!((115..=121).contains(&writes), "{writes} writes in ten minutes");
+    assert_eq!(lab.leases().get(LEASE).await.expect("it is there").metadata.namespace.as_deref(), Some(NAMESPACE));
+}
