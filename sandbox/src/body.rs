@@ -25,34 +25,7 @@ pub(crate) fn decode(
     validation: FieldValidation,
 ) -> Result<Decoded, Failure> {
     let mut object = parse(resource, body, content_type)?;
-    let version = resource.api_version();
-    match object["apiVersion"].as_str() {
-        Some(given) if !given.is_empty() && given != version => {
-            return Err(Failure::bad_request(format!(
-                "the API version in the data ({given}) does not match the expected API version ({version})"
-            )));
-        }
-        Some(given) if !given.is_empty() => {}
-        _ if resource.custom => return Err(untyped(resource, body, "Object 'apiVersion' is missing in")),
-        _ => object["apiVersion"] = json!(version),
-    }
-    match object["kind"].as_str() {
-        Some(given) if !given.is_empty() && given != resource.kind => {
-            if resource.custom {
-                let text = format!("must be {}", resource.kind);
-                let name = meta::text(&object, "name").to_owned();
-                return Err(Failure::invalid(resource, &name, &[Cause::invalid("kind", &json!(given), text)]));
-            }
-            return Err(Failure::bad_request(format!(
-                "{given} in version \"{}\" cannot be handled as a {}: no kind \"{given}\" is registered for version \
-                 \"{version}\"",
-                resource.version, resource.kind
-            )));
-        }
-        Some(given) if !given.is_empty() => {}
-        _ if resource.custom => return Err(untyped(resource, body, "Object 'Kind' is missing in")),
-        _ => object["kind"] = json!(resource.kind),
-    }
+    settle_type(resource, &mut object, body)?;
     let cannot = |why: String| {
         Failure::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {why}",
@@ -64,6 +37,48 @@ pub(crate) fn decode(
     let warnings = report_unknown(validation, &unknown).map_err(cannot)?;
     meta::tidy(&mut object);
     Ok((builtin::to_stored(resource, object), warnings))
+}
+
+/// The object is of the kind that the path says; a built-in one need not say so itself.
+fn settle_type(resource: &Resource, object: &mut Value, body: &[u8]) -> Result<(), Failure> {
+    let version = resource.api_version();
+    let given = |field: &str| object[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let (given_version, given_kind) = (given("apiVersion"), given("kind"));
+    if resource.custom {
+        for (field, given) in [("Kind", &given_kind), ("apiVersion", &given_version)] {
+            if given.is_none() {
+                return Err(untyped(resource, body, field));
+            }
+        }
+    }
+    if let Some(given) = given_version.filter(|given| *given != version) {
+        return Err(Failure::bad_request(format!(
+            "the API version in the data ({given}) does not match the expected API version ({version})"
+        )));
+    }
+    match given_kind.filter(|given| *given != resource.kind) {
+        Some(given) if resource.custom => {
+            let cause = Cause::invalid("kind", &json!(given), format!("must be {}", resource.kind));
+            let mut failure = Failure::invalid(resource, meta::text(object, "name"), &[cause]);
+            // It is named by the kind that it says it is.
+            failure.message = failure.message.replacen(&resource.kind, &given, 1);
+            if let Some(details) = &mut failure.details {
+                details["kind"] = json!(given);
+            }
+            return Err(failure);
+        }
+        Some(given) => {
+            return Err(Failure::bad_request(format!(
+                "{given} in version \"{}\" cannot be handled as a {}: no kind \"{given}\" is registered for version \
+                 \"{version}\"",
+                resource.version, resource.kind
+            )));
+        }
+        None => {}
+    }
+    object["apiVersion"] = json!(version);
+    object["kind"] = json!(resource.kind);
+    Ok(())
 }
 
 /// Takes over the outcome of a patch; unknown fields are reported as the API server reports them for patches.
@@ -111,12 +126,11 @@ pub(crate) fn check_namespace(namespace: Option<&str>, object: &Value) -> Result
 fn parse(resource: &Resource, body: &[u8], content_type: &str) -> Result<Value, Failure> {
     const ACCEPTED: &str = "application/json, application/yaml";
     let unreadable = |error: &str| {
-        let text = String::from_utf8_lossy(body);
         Failure::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: \
              {error} ({})",
             resource.kind,
-            excerpt(&text)
+            summary(body)
         ))
     };
     let object: Value = match content_type.split(';').next().unwrap_or_default().trim() {
@@ -134,16 +148,23 @@ fn go_words(error: &serde_json::Error) -> String {
     if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() }
 }
 
-fn untyped(resource: &Resource, body: &[u8], what: &str) -> Failure {
+/// A body that does not say what it is.
+fn untyped(resource: &Resource, body: &[u8], field: &str) -> Failure {
     Failure::bad_request(format!(
-        "the object provided is unrecognized (must be of type {}): {what} '{}'",
+        "the object provided is unrecognized (must be of type {}): Object '{field}' is missing in '{}' ({})",
         resource.kind,
-        excerpt(&String::from_utf8_lossy(body))
+        String::from_utf8_lossy(body),
+        summary(body)
     ))
 }
 
-fn excerpt(text: &str) -> String {
-    /// Enough to recognise the body by, without filling a terminal.
-    const SHOWN: usize = 1024;
-    text.chars().take(SHOWN).collect()
+/// Enough of a body to recognise it by.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let shown = &body[..body.len().min(SHOWN)];
+    let more = if body.len() > SHOWN { " ..." } else { "" };
+    match shown {
+        [] => "<empty>".to_owned(),
+        shown => String::from_utf8_lossy(shown).into_owned() + more,
+    }
 }

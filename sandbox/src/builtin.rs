@@ -20,6 +20,17 @@ static SCHEMAS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("builtin.json")).expect("builtin.json is a JSON object of schemas by kind")
 });
 
+/// What of the metadata has a type that a client can get wrong.
+static METADATA: LazyLock<Value> = LazyLock::new(|| {
+    let text = || json!({ "type": "string" });
+    let texts = || json!({ "type": "object", "additionalProperties": text() });
+    json!({ "type": "object", "x-go-type": "ObjectMeta", "properties": {
+        "name": text(), "generateName": text(), "namespace": text(), "uid": text(), "resourceVersion": text(),
+        "labels": texts(), "annotations": texts(),
+        "finalizers": { "type": "array", "items": text(), "x-go-type": "[]string" },
+    } })
+});
+
 /// Exactly six fraction digits, then `Z` or an offset: what the API server's MicroTime takes.
 static MICRO_TIME: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$").expect("a constant pattern that compiles")
@@ -38,7 +49,7 @@ pub(crate) fn resources() -> Vec<Resource> {
         ("Message", ".message", "string", 0),
         ("First Seen", ".firstTimestamp", "date", 1),
         ("Count", ".count", "integer", 1),
-        ("Name", ".metadata.name", "string", 1),
+        ("Name", ".metadata.name", "name", 1),
     ];
     let data = [("Data", "", "integer", 0)];
     let secret = [("Type", ".type", "string", 0), ("Data", "", "integer", 0)];
@@ -75,7 +86,7 @@ fn kind(
     let column = |&(name, path, kind, priority): &(&str, &str, &str, i64)| Column {
         name: name.to_owned(),
         kind: kind.to_owned(),
-        format: String::new(),
+        format: if kind == "name" { kind.to_owned() } else { String::new() },
         description: String::new(),
         priority,
         path: path.to_owned(),
@@ -147,6 +158,8 @@ pub(crate) fn present(resource: &Resource, object: &Value) -> Value {
                 map.insert(face.to_owned(), value);
             }
         }
+        // The core group always shows them.
+        map.retain(|field, value| !(field.starts_with("reporting") && value == ""));
     }
     if object["kind"] == json!(resource.kind) {
         object["apiVersion"] = json!(resource.api_version());
@@ -178,12 +191,36 @@ pub(crate) fn stored_field(resource: &Resource, field: &str) -> Option<String> {
     selectable.then(|| field.to_owned())
 }
 
+/// The refusal of a field selector.
+pub(crate) fn unknown_field(resource: &Resource, field: &str) -> String {
+    if matches!(resource.kind.as_str(), "Lease" | "ConfigMap") && !resource.custom {
+        return format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+    }
+    format!("field label not supported: {field}")
+}
+
 /// Go's decoding errors: the first value of a wrong type, in the words of the API server.
 pub(crate) fn check_types(resource: &Resource, object: &Value) -> Result<(), String> {
+    // The metadata of a custom resource is decoded by itself, that of a built-in kind with the rest.
+    let path = if resource.custom { "" } else { "metadata" };
+    check_type(&METADATA, &object["metadata"], "ObjectMeta", path)?;
     match &resource.schema {
-        Some(schema) if !resource.custom => check_type(&schema.document, object, &resource.kind, ""),
-        _ => Ok(()),
+        Some(schema) if !resource.custom => check_type(&schema.document, object, &resource.kind, "")?,
+        _ => {}
     }
+    if is_core(resource, "Secret") {
+        object["data"].as_object().into_iter().flatten().try_for_each(|(_, value)| check_base64(value))?;
+    }
+    Ok(())
+}
+
+fn check_base64(value: &Value) -> Result<(), String> {
+    use base64::{DecodeError, Engine, engine::general_purpose::STANDARD};
+    let text = value.as_str().unwrap_or_default();
+    STANDARD.decode(text).map(drop).map_err(|error| {
+        let at = if let DecodeError::InvalidByte(at, _) = error { at } else { text.len() };
+        format!("illegal base64 data at input byte {at}")
+    })
 }
 
 fn check_type(schema: &Value, value: &Value, owner: &str, path: &str) -> Result<(), String> {
@@ -204,9 +241,13 @@ fn check_type(schema: &Value, value: &Value, owner: &str, path: &str) -> Result<
         (Some("object"), Value::Object(map)) => {
             let owner = go_type.unwrap_or(owner);
             map.iter().try_for_each(|(key, value)| {
+                let Some(child) = schema["properties"].get(key) else {
+                    // The entries of a map have no path of their own.
+                    let child = schema.get("additionalProperties");
+                    return child.map_or(Ok(()), |child| check_type(child, value, owner, path));
+                };
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                let child = schema["properties"].get(key).or(schema.get("additionalProperties"));
-                child.map_or(Ok(()), |child| check_type(child, value, owner, &path))
+                check_type(child, value, owner, &path)
             })
         }
         (Some("array"), Value::Array(list)) => {
@@ -217,9 +258,6 @@ fn check_type(schema: &Value, value: &Value, owner: &str, path: &str) -> Result<
         (Some("string"), Value::String(text)) if schema["format"] == "micro-time" => check_micro_time(text),
         (Some("string"), Value::String(_)) | (Some("boolean"), Value::Bool(_)) => Ok(()),
         (Some("boolean"), _) => mismatch("bool"),
-        (Some("string"), _) if schema["format"] == "micro-time" => {
-            Err("json: cannot unmarshal value into Go value of type string".to_owned())
-        }
         (Some("string"), _) => mismatch("string"),
         (Some(_), _) => mismatch(go_type.unwrap_or("map[string]string")),
     }
@@ -231,8 +269,15 @@ fn check_micro_time(text: &str) -> Result<(), String> {
         return Ok(());
     }
     let seconds = "2026-01-01T00:00:00".len();
-    let rest = text.get(seconds..).unwrap_or(text);
-    let wanted = if rest.len() < text.len() { ".000000" } else { "2006" };
+    let fraction = ".000000";
+    let (rest, wanted) = match (text.get(seconds..), text.get(seconds + fraction.len()..)) {
+        // What follows six digits should have been the zone.
+        (Some(given), Some(zone)) if given.as_bytes()[1..fraction.len()].iter().all(u8::is_ascii_digit) => {
+            (zone, "Z07:00")
+        }
+        (Some(given), _) => (given, fraction),
+        (None, _) => (text, "2006"),
+    };
     Err(format!("parsing time {text:?} as {LAYOUT:?}: cannot parse {rest:?} as {wanted:?}"))
 }
 
@@ -277,6 +322,8 @@ pub(crate) fn complete(resource: &Resource, object: &mut Value) {
         }
     } else if is_core(resource, "Secret") {
         complete_secret(object);
+    } else if crd::is_definition(resource) {
+        crd::complete(object);
     }
 }
 
@@ -305,6 +352,7 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) ->
         "Lease" if !resource.custom => validate_lease(new),
         "Event" if is_event(resource) => validate_event(resource, new, old),
         "CustomResourceDefinition" if !resource.custom => crd::validate(new),
+        "Secret" | "ConfigMap" if !resource.custom => validate_keys(new),
         _ => Vec::new(),
     }
 }
@@ -323,6 +371,14 @@ fn validate_lease(lease: &Value) -> Vec<Cause> {
     causes
 }
 
+fn validate_keys(object: &Value) -> Vec<Cause> {
+    const RULE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
+        or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+    let fits = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let keys = object["data"].as_object().into_iter().flatten().map(|(key, _)| key);
+    keys.filter(|key| !fits(key)).map(|key| Cause::invalid(format!("data[{key}]"), &json!(key), RULE)).collect()
+}
+
 fn validate_event(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<Cause> {
     /// Limits of events.k8s.io, in bytes.
     const WORD: usize = 128;
@@ -331,11 +387,12 @@ fn validate_event(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<
     let mut causes = Vec::new();
     let home = new["involvedObject"]["namespace"].as_str().unwrap_or_default();
     let own = meta::text(new, "namespace");
-    if home.is_empty() && !matches!(own, "default" | "kube-system") {
+    let strict = resource.group == "events.k8s.io" || new["eventTime"].is_string();
+    let strange = if home.is_empty() { !matches!(own, "default" | "kube-system") } else { home != own && !strict };
+    if strange {
         let value = json!(home);
         causes.push(Cause::invalid("involvedObject.namespace", &value, "does not match event.namespace"));
     }
-    let strict = resource.group == "events.k8s.io" || new["eventTime"].is_string();
     if !strict {
         return causes;
     }
@@ -362,6 +419,9 @@ fn validate_event(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<
         ("action", "action"),
         ("reason", "reason"),
     ] {
+        if field == "reportingComponent" {
+            causes.extend(meta::bad_qualified_name(text(field), shown));
+        }
         if text(field).is_empty() {
             causes.push(Cause::required(shown));
         } else if text(field).len() > WORD {
@@ -371,6 +431,13 @@ fn validate_event(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<
     }
     if text("message").len() > NOTE {
         causes.push(Cause::invalid("message", &json!(""), format!("can have at most {NOTE} characters")));
+    }
+    if resource.group == "events.k8s.io" {
+        let empty = |value: &Value| value.is_null() || *value == json!({});
+        for field in ["count", "firstTimestamp", "lastTimestamp", "source"].iter().filter(|field| !empty(&new[**field]))
+        {
+            causes.push(Cause::invalid(*field, &json!(""), "needs to be unset"));
+        }
     }
     causes
 }

@@ -77,6 +77,21 @@ pub(crate) fn changed(state: &mut State, resource: &Resource, key: &Key, client:
     }
 }
 
+/// What a definition leaves out and the API server writes down.
+pub(crate) fn complete(definition: &mut Value) {
+    let spec = &mut definition["spec"];
+    let kind = spec["names"]["kind"].as_str().unwrap_or_default().to_owned();
+    for (place, name, value) in [
+        ("names", "singular", json!(kind.to_lowercase())),
+        ("names", "listKind", json!(format!("{kind}List"))),
+        ("conversion", "strategy", json!("None")),
+    ] {
+        if spec[place][name].is_null() {
+            spec[place][name] = value;
+        }
+    }
+}
+
 /// Follows the deletion of a definition: its objects go first, then its resources.
 pub(crate) fn removed(state: &mut State, definition: &Value, client: &str) {
     let (group, plural) = names(definition);
@@ -164,7 +179,10 @@ fn columns(version: &Value) -> Vec<Column> {
             name: text(&column["name"]),
             kind: text(&column["type"]),
             format: text(&column["format"]),
-            description: text(&column["description"]),
+            description: column["description"].as_str().map_or_else(
+                || format!("Custom resource definition column (in JSONPath format): {}", text(&column["jsonPath"])),
+                str::to_owned,
+            ),
             priority: column["priority"].as_i64().unwrap_or_default(),
             path: text(&column["jsonPath"]),
         })

@@ -178,7 +178,12 @@ fn answer(inner: &Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
     }
     let mut state = inner.store.lock();
     if matches!(sent.verb, Verb::Get | Verb::List) {
-        match sent.options.version()? {
+        let asked = sent.options.version().map_err(|failure| match sent.verb {
+            // A list says it with a code of its own, as on the API server.
+            Verb::List => Failure::bad_request(format!("invalid resource version: {}", failure.message)),
+            _ => failure,
+        })?;
+        match asked {
             Some(asked) if asked > state.rv => return Err(Failure::future_version(asked, state.rv)),
             _ => {}
         }
@@ -239,7 +244,11 @@ impl Form {
             if !matches!(media, "application/json" | "application/*" | "*/*") {
                 continue;
             }
-            match parameters.find_map(|parameter| parameter.strip_prefix("as=")) {
+            let given = |name: &str| parameters.clone().find_map(|parameter| parameter.strip_prefix(name));
+            if given("v=").is_some_and(|version| !matches!(version, "v1" | "v1beta1")) {
+                continue;
+            }
+            match given("as=") {
                 None => return Ok(Self::Object),
                 Some("Table") => return Ok(Self::Table(table::Include::parse(options.get("includeObject"))?)),
                 Some("PartialObjectMetadata" | "PartialObjectMetadataList") => return Ok(Self::Partial),

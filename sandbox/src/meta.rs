@@ -158,20 +158,19 @@ pub(crate) fn validate(resource: &Resource, object: &Value) -> Vec<Cause> {
     causes
 }
 
-/// What may not be added once the object is being deleted.
-pub(crate) fn new_finalizers(old: &Value, new: &Value) -> Option<Cause> {
+/// What may not be added once the object is being deleted. The API server checks it twice and lists it twice.
+pub(crate) fn new_finalizers(old: &Value, new: &Value) -> Vec<Cause> {
     let before = finalizers(old);
     let added: Vec<_> = finalizers(new).into_iter().filter(|name| !before.contains(name)).collect();
-    (is_terminating(old) && !added.is_empty()).then(|| {
-        let list: Vec<String> = added.iter().map(|name| format!("{name:?}")).collect();
-        Cause::forbidden(
-            "metadata.finalizers",
-            format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                list.join(", ")
-            ),
-        )
-    })
+    if !is_terminating(old) || added.is_empty() {
+        return Vec::new();
+    }
+    let list: Vec<String> = added.iter().map(|name| format!("{name:?}")).collect();
+    let text = format!(
+        "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+        list.join(", ")
+    );
+    vec![Cause::forbidden("metadata.finalizers", text); 2]
 }
 
 fn bad_name(resource: &Resource, name: &str, field: &str, shown: &str) -> Option<Cause> {
@@ -180,7 +179,24 @@ fn bad_name(resource: &Resource, name: &str, field: &str, shown: &str) -> Option
     if name.len() > most {
         return Some(Cause::invalid(field, &json!(shown), format!("must be no more than {most} characters")));
     }
+    let text = if label && name.contains('.') && IS_SUBDOMAIN.is_match(name) { "must not contain dots" } else { text };
     (!rule.is_match(name)).then(|| Cause::invalid(field, &json!(shown), text))
+}
+
+/// A name that may have a domain before a slash, such as a controller's.
+pub(crate) fn bad_qualified_name(name: &str, field: &str) -> Vec<Cause> {
+    let part = name.rsplit('/').next().unwrap_or(name);
+    let mut causes = Vec::new();
+    if part.is_empty() {
+        causes.push(Cause::invalid(field, &json!(name), "name part must be non-empty"));
+    }
+    if part.len() > 63 {
+        causes.push(Cause::invalid(field, &json!(name), "name part must be no more than 63 characters"));
+    }
+    if part.is_empty() || !IS_LABEL_VALUE.is_match(part) {
+        causes.push(Cause::invalid(field, &json!(name), QUALIFIED_NAME));
+    }
+    causes
 }
 
 fn bad_labels(labels: &Map<String, Value>) -> Vec<Cause> {

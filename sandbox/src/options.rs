@@ -56,34 +56,42 @@ impl Options {
         {
             return Err(Failure::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", json!(limit))));
         }
+        let watch = self.flag("watch");
+        let initial = self.get("sendInitialEvents").is_some();
         let matching = self.get("resourceVersionMatch");
-        let refuse = |cause| Err(Failure::bad_option("ListOptions", &[cause]));
-        if self.get("sendInitialEvents").is_some() {
-            let text = if self.flag("watch") {
-                "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
-            } else {
-                "sendInitialEvents is forbidden for list"
-            };
-            return refuse(Cause::forbidden("sendInitialEvents", text));
-        }
+        let mut causes = Vec::new();
+        let mut forbid = |field: &str, text: &str| causes.push(Cause::forbidden(field, text));
         match matching {
-            None => Ok(()),
-            Some(_) if self.flag("watch") => refuse(Cause::forbidden(
+            Some("Exact" | "NotOlderThan") | None => {}
+            Some(other) => {
+                let supported = "supported values: \"Exact\", \"NotOlderThan\", \"\"";
+                let message = format!("Unsupported value: {}: {supported}", json!(other));
+                let cause = Cause::new("FieldValueNotSupported", "resourceVersionMatch", message);
+                return Err(Failure::bad_option("ListOptions", &[cause]));
+            }
+        }
+        if matching.is_some() && !watch && self.get("resourceVersion").is_none() {
+            forbid("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        } else if matching == Some("Exact") && !watch {
+            return Err(Failure::lacks("ListOptions", "resourceVersionMatch=Exact"));
+        }
+        match (watch, initial) {
+            (false, true) => forbid("sendInitialEvents", "sendInitialEvents is forbidden for list"),
+            (true, true) if matching == Some("NotOlderThan") => forbid(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+            ),
+            (true, true) => forbid(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ),
+            (true, false) if matching.is_some() => forbid(
                 "resourceVersionMatch",
                 "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            )),
-            Some("Exact") => Err(Failure::lacks("ListOptions", "resourceVersionMatch=Exact")),
-            Some("NotOlderThan") if self.get("resourceVersion").is_some() => Ok(()),
-            Some("NotOlderThan") => refuse(Cause::forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            )),
-            Some(other) => refuse(Cause::new(
-                "FieldValueNotSupported",
-                "resourceVersionMatch",
-                format!("Unsupported value: {}: supported values: \"Exact\", \"NotOlderThan\", \"\"", json!(other)),
-            )),
+            ),
+            (_, false) => {}
         }
+        if causes.is_empty() { Ok(()) } else { Err(Failure::bad_option("ListOptions", &causes)) }
     }
 
     /// What every write is asked with. `options` is the name of the option type, for the message.

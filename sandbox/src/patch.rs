@@ -3,6 +3,7 @@
 //! A strategic merge patch of a built-in kind is taken as a merge patch, because `kubectl apply` sends it for them; on a
 //! custom resource it is refused, as the API server does. There is no server-side apply.
 
+use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::Value;
 
 use crate::{resource::Resource, status::Failure};
@@ -45,12 +46,14 @@ pub(crate) fn apply(kind: Kind, document: &Value, body: &[u8]) -> Result<Value, 
     match kind {
         Kind::Merge => {
             if !patch.is_object() {
-                return Err(Failure::bad_request("error decoding patch: a merge patch is a JSON object"));
+                return Err(mistyped(&patch, "map[string]interface {}"));
             }
             json_patch::merge(&mut patched, &patch);
         }
         Kind::Json => {
-            let count = patch.as_array().map_or(0, Vec::len);
+            let Some(count) = patch.as_array().map(Vec::len) else {
+                return Err(mistyped(&patch, "[]handlers.jsonPatchOp"));
+            };
             if count > MAX_OPERATIONS {
                 return Err(Failure::new(
                     413,
@@ -61,9 +64,43 @@ pub(crate) fn apply(kind: Kind, document: &Value, body: &[u8]) -> Result<Value, 
                     ),
                 ));
             }
-            let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|_| Failure::unpatchable())?;
-            json_patch::patch(&mut patched, &patch).map_err(|_| Failure::unpatchable())?;
+            let Patch(operations) = serde_json::from_value(patch).map_err(|_| Failure::unpatchable())?;
+            for operation in operations {
+                operate(&mut patched, operation)?;
+            }
         }
     }
     Ok(patched)
+}
+
+/// One operation, with the two liberties that the API server's library takes and RFC 6902 does not: an absent member
+/// equals null, and replacing it adds it. Both end at the member: what lies below an absent one is an error.
+fn operate(document: &mut Value, operation: PatchOperation) -> Result<(), Failure> {
+    let absent = match operation.path().split_back() {
+        Some((parent, member)) => {
+            let parent = document.pointer(parent.as_str()).and_then(Value::as_object);
+            parent.is_some_and(|fields| !fields.contains_key(member.decoded().as_ref()))
+        }
+        None => false,
+    };
+    let operation = match operation {
+        PatchOperation::Test(test) if absent && test.value.is_null() => return Ok(()),
+        PatchOperation::Replace(replace) if absent => {
+            PatchOperation::Add(AddOperation { path: replace.path, value: replace.value })
+        }
+        other => other,
+    };
+    json_patch::patch(document, &[operation]).map_err(|_| Failure::unpatchable())
+}
+
+/// A patch that is JSON, but not of the shape that its media type says.
+fn mistyped(patch: &Value, wanted: &str) -> Failure {
+    let found = match patch {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) | Value::Null => "bool",
+    };
+    Failure::bad_request(format!("error decoding patch: json: cannot unmarshal {found} into Go value of type {wanted}"))
 }

@@ -73,7 +73,7 @@ fn parse_fields(resource: &Resource, text: &str) -> Result<Vec<FieldRequirement>
             return Err(Failure::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")));
         };
         let path = builtin::stored_field(resource, path)
-            .ok_or_else(|| Failure::bad_request(format!("field label not supported: {path}")))?;
+            .ok_or_else(|| Failure::bad_request(builtin::unknown_field(resource, path)))?;
         Ok(FieldRequirement { path, value: value.to_owned(), negated })
     };
     text.split(',').filter(|term| !term.is_empty()).map(parse).collect()

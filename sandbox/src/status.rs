@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::resource::Resource;
+use crate::{builtin, resource::Resource};
 
 /// One violated rule, one field.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +103,10 @@ impl Failure {
     pub(crate) fn invalid(resource: &Resource, name: &str, causes: &[Cause]) -> Self {
         let message = format!("{} \"{name}\" is invalid: {}", resource.qualified_kind(), joined(causes));
         let mut details = details(resource, name, &resource.kind);
+        if builtin::is_event(resource) {
+            // Both groups' Events are one type inside the API server, and the errors of that type name no group.
+            details.as_object_mut().map(|details| details.remove("group"));
+        }
         details["causes"] = cause_list(causes);
         Self::new(422, "Invalid", message).with(details)
     }
@@ -145,7 +149,7 @@ impl Failure {
         } else {
             (format!("{} \"{name}\"", resource.qualified()), details(resource, name, &resource.plural))
         };
-        Self::new(403, "Forbidden", format!("{subject} is forbidden: {why}")).with(without_empty_group(details))
+        Self::new(403, "Forbidden", format!("{subject} is forbidden: {why}")).with(without_empty(details))
     }
 
     pub(crate) fn namespace_terminating(resource: &Resource, name: &str, namespace: &str) -> Self {
@@ -253,18 +257,25 @@ pub(crate) fn deleted(resource: &Resource, name: &str, uid: &Value) -> Value {
 }
 
 fn details(resource: &Resource, name: &str, kind: &str) -> Value {
-    without_empty_group(json!({ "name": name, "group": resource.group, "kind": kind }))
+    without_empty(json!({ "name": name, "group": resource.group, "kind": kind }))
 }
 
-fn without_empty_group(mut details: Value) -> Value {
-    if details["group"] == "" {
-        details.as_object_mut().map(|map| map.remove("group"));
+fn without_empty(mut details: Value) -> Value {
+    if let Some(map) = details.as_object_mut() {
+        map.retain(|_, value| value != "");
     }
     details
 }
 
+/// The causes in a line; one that is listed twice is said once.
 fn joined(causes: &[Cause]) -> String {
-    let all: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+    let mut all: Vec<String> = Vec::new();
+    for cause in causes {
+        let text = format!("{}: {}", cause.field, cause.message);
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
     if let [one] = &all[..] { one.clone() } else { format!("[{}]", all.join(", ")) }
 }
 

@@ -42,10 +42,7 @@ pub(crate) fn of(resource: &Resource, shown: &Value, include: Include, now: Time
         }
         _ => vec![row(resource, shown, include, now)],
     };
-    let mut metadata = json!({ "resourceVersion": shown["metadata"]["resourceVersion"] });
-    if let Some(next) = shown["metadata"].get("continue") {
-        metadata["continue"] = next.clone();
-    }
+    let metadata = json!({ "resourceVersion": shown["metadata"]["resourceVersion"] });
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions(resource), "rows": rows,
@@ -89,9 +86,9 @@ fn names_itself(resource: &Resource) -> bool {
     builtin::is_event(resource)
 }
 
-/// Built-in ages are strings that the server made of a date.
+/// Built-in columns are called strings, counts too; only a definition's date stays one.
 fn builtin_type(column: &Column) -> String {
-    if column.kind == "date" { "string".to_owned() } else { column.kind.clone() }
+    if column.name == "Created At" { column.kind.clone() } else { "string".to_owned() }
 }
 
 fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
@@ -112,6 +109,7 @@ fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) ->
 pub(crate) fn partial(object: &Value, kind: &str) -> Value {
     let mut partial = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] });
     if let Some(items) = object["items"].as_array() {
+        partial["metadata"].as_object_mut().map(|metadata| metadata.remove("continue"));
         partial["items"] = items.iter().map(|item| self::partial(item, "PartialObjectMetadata")).collect();
     }
     partial

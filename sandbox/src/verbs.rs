@@ -253,7 +253,7 @@ fn replace(
     meta::carry(old, &mut new);
     schema::default(resource, &mut new);
     builtin::complete(resource, &mut new);
-    let mut causes: Vec<Cause> = meta::new_finalizers(old, &new).into_iter().collect();
+    let mut causes = meta::new_finalizers(old, &new);
     causes.extend(meta::validate(resource, &new));
     schema::validate(resource, &new, Some(old), call.subresource == "status", &mut causes);
     causes.extend(builtin::validate(resource, &new, Some(old)));

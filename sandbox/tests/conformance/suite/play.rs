@@ -188,7 +188,11 @@ impl<'a> Player<'a> {
                 Ok(Some(Ok(line))) => {
                     let frame = serde_json::from_str(&line)
                         .map_err(|error| self.error(format!("a frame is not JSON: {error}: {line}")))?;
-                    frames.push(self.normaliser.frame(frame));
+                    let frame = self.normaliser.frame(frame);
+                    // How often a server repeats a bookmark is its own affair.
+                    if frame["type"] != "BOOKMARK" || frames.last() != Some(&frame) {
+                        frames.push(frame);
+                    }
                 }
                 Ok(Some(Err(why))) => return Err(self.error(why)),
                 Ok(None) => {
@@ -219,18 +223,21 @@ impl<'a> Player<'a> {
         })
     }
 
-    /// Replaces `${name}` by what the name stands for, again and again, and `${ago:…}` by an instant.
+    /// Replaces `${name}` by what the name stands for, again and again, `${ago:…}` by an instant, `${micro:…}` by one with six digits.
     fn expand(&self, text: &str) -> Result<String, SuiteError> {
         let mut text = text.to_owned();
         while let Some(start) = text.find("${") {
             let length = text[start..].find('}').ok_or_else(|| self.error(format!("no closing brace: {text}")))?;
             let name = &text[start + 2..start + length];
-            let value = if let Some(span) = name.strip_prefix("ago:") {
+            let instant = |span: &str, form: &str| {
                 let span: jiff::SignedDuration =
                     span.parse().map_err(|error| self.error(format!("{name}: {error}")))?;
-                (jiff::Timestamp::now() - span).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-            } else {
-                self.known.get(name).cloned().ok_or_else(|| self.error(format!("nothing is called {name}")))?
+                Ok((jiff::Timestamp::now() - span).strftime(form).to_string())
+            };
+            let value = match name.split_once(':') {
+                Some(("ago", span)) => instant(span, "%Y-%m-%dT%H:%M:%SZ")?,
+                Some(("micro", span)) => instant(span, "%Y-%m-%dT%H:%M:%S.%6fZ")?,
+                _ => self.known.get(name).cloned().ok_or_else(|| self.error(format!("nothing is called {name}")))?,
             };
             text.replace_range(start..=start + length, &value);
         }
