@@ -6,7 +6,7 @@
 //! value. Written by hand because the crates for durations accept far more than the schema of a custom resource does
 //! (`1 week`, `1.5h`), and what the schema refuses must be refused here as well.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 /// The pattern that a duration matches, for the schema of a custom resource: GEP-2257's own.
 pub const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
@@ -89,8 +89,8 @@ pub fn format_duration(duration: Duration) -> String {
         [(millis / 3_600_000, "h"), (millis / 60_000 % 60, "m"), (millis / 1_000 % 60, "s"), (millis % 1_000, "ms")];
     let mut text = String::new();
     for (number, unit) in parts.into_iter().filter(|(number, _)| *number > 0) {
-        // Writing to a String cannot fail.
-        let _: Result<(), std::fmt::Error> = write!(text, "{number}{unit}");
+        text.push_str(&number.to_string());
+        text.push_str(unit);
     }
     if text.is_empty() { "0s".to_owned() } else { text }
 }
