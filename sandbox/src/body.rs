@@ -87,16 +87,17 @@ pub(crate) fn from_patch(
     mut object: Value,
     validation: FieldValidation,
 ) -> Result<Decoded, Failure> {
+    let text = object.to_string();
+    settle_type(resource, &mut object, text.as_bytes())?;
     builtin::check_types(resource, &object).map_err(|why| {
         Failure::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: {why}",
             resource.kind, resource.version, resource.kind
         ))
     })?;
-    let whole = object.to_string();
     let unknown = schema::prune(resource, &mut object);
     let warnings = report_unknown(validation, &unknown)
-        .map_err(|why| Failure::invalid_patch(&[Cause::invalid("patch", &json!(whole), why)]))?;
+        .map_err(|why| Failure::invalid_patch(&[Cause::invalid("patch", &json!(text), why)]))?;
     meta::tidy(&mut object);
     Ok((builtin::to_stored(resource, object), warnings))
 }

@@ -19,6 +19,14 @@
 //!
 //! `managedFields`, admission webhooks, garbage collection, conversion between versions, the scale subresource, RBAC
 //! (a fault rule can refuse with 403), persistence.
+//!
+//! # Compared with a real API server
+//!
+//! `tests/conformance/` plays scenarios of requests and compares every answer, messages included, with the recorded one
+//! of a real API server; `make parity` records it anew. What is answered otherwise on purpose is listed, place by place
+//! and with the reason, in `tests/conformance/differences.yaml`: apart from what is refused or left out above, a
+//! definition is established and deleted at once, a duplicate field of a body is not noticed, columns of built-in kinds
+//! have no descriptions, and a few messages do not repeat the names of Go's types.
 #![allow(
     clippy::disallowed_methods,
     reason = "the sandbox is the world outside: it waits on tokio's own time and spawns tasks without an owner"

@@ -86,9 +86,9 @@ fn names_itself(resource: &Resource) -> bool {
     builtin::is_event(resource)
 }
 
-/// Built-in columns are called strings, counts too; only a definition's date stays one.
+/// Built-in columns are called strings, counts too; only a definition's date is called one.
 fn builtin_type(column: &Column) -> String {
-    if column.name == "Created At" { column.kind.clone() } else { "string".to_owned() }
+    if column.name == "Created At" { "date" } else { "string" }.to_owned()
 }
 
 fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {

@@ -295,8 +295,8 @@ fn copy_part(from: &Value, to: &mut Value, part: &str) {
 }
 
 fn differs_outside_status(resource: &Resource, old: &Value, new: &Value) -> bool {
-    let skipped =
-        |key: &str| key == "metadata" || (key == "status" && (resource.custom || resource.status_subresource));
+    // Without a status subresource the status is a field like any other.
+    let skipped = |key: &str| key == "metadata" || (key == "status" && resource.status_subresource);
     let significant = |value: &Value| -> Vec<(String, Value)> {
         let map = value.as_object().into_iter().flatten();
         map.filter(|(key, _)| !skipped(key)).map(|(key, value)| (key.clone(), value.clone())).collect()

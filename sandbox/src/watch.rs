@@ -49,8 +49,8 @@ struct Watcher {
     selector: Selector,
     bookmarks: bool,
     cursor: u64,
-    /// The newest version that the client has heard of.
-    told: u64,
+    /// The version that the watch began at: a bookmark is sent once there is a newer one to name.
+    start: u64,
     ready: VecDeque<Bytes>,
     /// Whether a frame with column definitions has been sent.
     columns_sent: bool,
@@ -83,7 +83,7 @@ pub(crate) fn open(
         request,
         selector,
         cursor: 0,
-        told: 0,
+        start: 0,
         ready: VecDeque::new(),
         columns_sent: false,
         ended: false,
@@ -104,10 +104,10 @@ impl Watcher {
         let inner = Arc::clone(&self.inner);
         let state = inner.store.lock();
         if since > 0 {
-            (self.cursor, self.told) = (since, since);
+            (self.cursor, self.start) = (since, since);
             return;
         }
-        self.cursor = state.rv;
+        (self.cursor, self.start) = (state.rv, state.rv);
         let table = self.request.resource.table();
         let objects = state.list(&table, self.request.namespace.as_deref());
         let present: Vec<_> = objects.filter(|object| self.selector.matches(object)).cloned().collect();
@@ -152,9 +152,7 @@ impl Watcher {
                 changed = self.rules.changed() => self.ended = changed.is_err(),
                 () = sleep_until(self.deadline) => self.ended = true,
                 () = sleep_until(self.next_bookmark) => {
-                    // The last one is only worth sending if it says something new.
-                    let last = self.deadline - Instant::now() <= BOOKMARK_BEFORE_END;
-                    if self.bookmarks && (!last || self.cursor > self.told) {
+                    if self.bookmarks && self.cursor > self.start {
                         self.push_bookmark(json!({}));
                     }
                     self.schedule_bookmark();
@@ -189,7 +187,6 @@ impl Watcher {
             let namespace = self.request.namespace.as_deref();
             if change.resource == table && namespace.is_none_or(|wanted| wanted == change.namespace) {
                 self.push_change(change, &state);
-                self.told = change.rv;
             }
         }
         self.cursor = self.cursor.max(state.rv);
@@ -232,7 +229,6 @@ impl Watcher {
     fn push_bookmark(&mut self, mut metadata: Value) {
         let resource = &self.request.resource;
         metadata["resourceVersion"] = json!(self.cursor.to_string());
-        self.told = self.cursor;
         let object = json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata });
         self.ready.push_back(frame("BOOKMARK", &object));
     }
