@@ -6,6 +6,7 @@
 #   scripts/broken.sh --third COMMIT   the third of them that this commit chooses (CI)
 #   scripts/broken.sh --only NAME      the patches whose file name contains NAME
 #   scripts/broken.sh --check-only     only that each applies and its header is whole (lint)
+#   scripts/broken.sh --build NAME     no test: builds the binary with that one rule broken, and prints its path
 #
 # A patch starts with three lines:
 #   # rule: election 6, the guard
@@ -15,12 +16,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-third='' only='' check_only=''
+third='' only='' check_only='' build=''
 while (($#)); do
   case $1 in
     --third) third=${2:?"--third needs a commit"}; shift 2 ;;
     --only) only=${2:?"--only needs a part of a name"}; shift 2 ;;
     --check-only) check_only=yes; shift ;;
+    --build) build=${2:?"--build needs the name of a patch"}; only=$build; shift 2 ;;
     *) echo "scripts/broken.sh: unknown argument $1" >&2; exit 2 ;;
   esac
 done
@@ -71,6 +73,14 @@ if [[ -n $(git status --porcelain --untracked-files=no) ]]; then
   echo "note: what is not committed is not in the scratch work tree" >&2
 fi
 export CARGO_TARGET_DIR=$work/target
+
+if [[ -n $build ]]; then
+  git -C "$tree" apply "$PWD/tests/broken/$build.patch"
+  (cd "$tree" && cargo build --quiet --bin tenure) >&2
+  cp "$CARGO_TARGET_DIR/debug/tenure" "$work/tenure-$build"
+  echo "$work/tenure-$build"
+  exit 0
+fi
 
 # 600 s: a build of one package and one test; a test that hangs has not turned red.
 limit=600
