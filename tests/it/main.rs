@@ -1,5 +1,11 @@
 //! Behaviour, one module per surface or failure family.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests stand outside of what they test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests stand outside of what they test"
+)]
 
 mod election;
+mod examples;
 mod support;
