@@ -50,6 +50,7 @@ mod service;
 mod status;
 mod store;
 mod table;
+mod tls;
 mod verbs;
 mod watch;
 

@@ -58,7 +58,7 @@ async fn run(arguments: Arguments) -> io::Result<()> {
         let path = PathBuf::from(name);
         Sandbox::write_kubeconfig(&path, address, &format!("{token}.{client}")).map_err(|error| named(&path, error))?;
     }
-    println!("http://{address}");
+    println!("https://{address}");
     let shutdown = CancellationToken::new();
     let sandbox = Sandbox::new();
     let serving = sandbox.serve(ServeOptions { listener, token, shutdown: shutdown.clone() });

@@ -2,7 +2,8 @@
 //!
 //! A web page that a browser shows can send requests to loopback, so the token is not optional. A client is known by the
 //! token it sends: `TOKEN` alone is the administrator, `TOKEN.NAME` is the client NAME, which fault rules can be aimed at.
-//! Connections are HTTP/1.1 without TLS. hyper is used below axum, because a fault must be able to break a connection.
+//! Connections are HTTP/1.1,
+//! over TLS or plain. hyper is used below axum, because a fault must be able to break a connection.
 
 use std::{fs, io, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
@@ -11,10 +12,14 @@ use http::{HeaderMap, Request, Response, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::Rng;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Sandbox, http::Caller, service, status::Failure};
+use crate::{Sandbox, http::Caller, service, status::Failure, tls};
 
 /// What anyone may ask without a token, as on a real cluster.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -68,20 +73,21 @@ impl Sandbox {
             stream.set_nodelay(true)?;
             let (router, token) = (router.clone(), Arc::clone(&token));
             connections.spawn(async move {
-                let answer = service_fn(move |request| handle(router.clone(), Arc::clone(&token), request));
-                let connection =
-                    http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
-                // A broken connection is the client's affair, or a fault's doing.
-                connection.await.ok();
+                if !tls::is_tls(&stream).await {
+                    connected(stream, router, token).await;
+                } else if let Ok(stream) = tls::acceptor().accept(stream).await {
+                    connected(stream, router, token).await;
+                }
             });
         }
     }
 
-    /// A kubeconfig for the client that `token` names.
+    /// A kubeconfig for the client that `token` names, for a server in this process.
     pub fn kubeconfig(address: SocketAddr, token: &str) -> String {
+        let certificate = tls::certificate_data();
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: sandbox\n\
-             clusters:\n- name: sandbox\n  cluster:\n    server: http://{address}\n\
+             clusters:\n- name: sandbox\n  cluster:\n    server: https://{address}\n    certificate-authority-data: {certificate}\n\
              contexts:\n- name: sandbox\n  context:\n    cluster: sandbox\n    user: sandbox\n    namespace: default\n\
              users:\n- name: sandbox\n  user:\n    token: {token}\n"
         )
@@ -100,6 +106,13 @@ impl Sandbox {
         file.write_all(Self::kubeconfig(address, token).as_bytes())?;
         fs::rename(&scratch, path)
     }
+}
+
+/// Serves one connection until it ends. That it breaks is the client's affair, or a fault's doing.
+async fn connected(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, token: Arc<str>) {
+    let answer = service_fn(move |request| handle(router.clone(), Arc::clone(&token), request));
+    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
+    connection.await.ok();
 }
 
 async fn handle(router: Router, token: Arc<str>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {

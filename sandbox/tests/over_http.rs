@@ -153,6 +153,8 @@ async fn a_kubeconfig_is_for_its_owners_eyes_and_lets_a_client_in() {
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
     assert_eq!(client.default_namespace(), "default");
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(written.contains("server: https://"), "kubectl sends no token over plain HTTP: {written}");
     let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::default_namespaced(client);
     leases.create(&kube::api::PostParams::default(), &serde_json::from_value(lease("one")).unwrap()).await.unwrap();
     let last = server.sandbox.history().pop().unwrap();
