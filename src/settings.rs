@@ -3,16 +3,14 @@
 //! This is the one place where a setting is named, described and given its default. Settings that contradict each other
 //! are found by the part that they belong to (the elector refuses unsafe timings), not here.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::duration::parse_duration;
+use crate::{
+    action::{Cidr, HostAddress},
+    duration::parse_duration,
+};
 
 /// Everything that one replica can be told.
 #[derive(Debug, Clone, Args)]
@@ -137,9 +135,13 @@ pub struct JobSettings {
     )]
     pub max_clock_skew: Duration,
 
+    /// Allow HTTP calls to an address range that is refused otherwise (loopback, link-local, metadata); may be repeated
+    #[arg(long, env = "TENURE_EGRESS_ALLOW", value_name = "CIDR", value_delimiter = ',')]
+    pub egress_allow: Vec<Cidr>,
+
     /// Reach a host of an HTTP call at this address instead of asking DNS; may be repeated
     #[arg(long, env = "TENURE_RESOLVE", value_name = "HOST=ADDRESS", value_delimiter = ',')]
-    pub resolve: Vec<Resolve>,
+    pub resolve: Vec<HostAddress>,
 }
 
 /// How the process is watched and stopped.
@@ -186,36 +188,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A host and the address it is reached at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolve {
-    /// The host, as it stands in the URL.
-    pub host: String,
-    /// Where it is.
-    pub address: IpAddr,
-}
-
-/// `HOST=ADDRESS` was expected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// There is no `=`, or nothing before it.
-    #[error("expected HOST=ADDRESS, for example api.example.com=10.0.0.7")]
-    Form,
-    /// What follows the `=` is no IP address.
-    #[error("`{0}` is not an IP address; expected for example 10.0.0.7 or fd00::7")]
-    Address(String),
-}
-
-impl FromStr for Resolve {
-    type Err = ResolveError;
-
-    fn from_str(text: &str) -> Result<Self, ResolveError> {
-        let (host, address) = text.split_once('=').filter(|(host, _)| !host.is_empty()).ok_or(ResolveError::Form)?;
-        let address = address.parse().map_err(|_| ResolveError::Address(address.to_owned()))?;
-        Ok(Self { host: host.to_ascii_lowercase(), address })
-    }
-}
-
 /// The whole grace period is not ours: the last of it is for the release, and for what the kernel takes to end us.
 pub const GRACE_RESERVE: Duration = Duration::from_secs(3);
 
@@ -223,6 +195,18 @@ impl ProcessSettings {
     /// How long running work may go on after the request to stop.
     pub fn drain_budget(&self) -> Duration {
         self.termination_grace_period.saturating_sub(GRACE_RESERVE)
+    }
+}
+
+impl ClusterSettings {
+    /// The name of this replica: the one that was given, else the pod's, else the host's.
+    pub fn replica_name(&self) -> String {
+        let variable = |name: &str| std::env::var(name).ok();
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let named = |name: &String| !name.trim().is_empty();
+        let candidates = [self.identity.clone(), variable("POD_NAME"), variable("HOSTNAME"), host()];
+        let found = candidates.into_iter().flatten().find(named);
+        found.map_or_else(|| "tenure".to_owned(), |name| name.trim().to_owned())
     }
 }
 

@@ -4,6 +4,7 @@
 //! watchdog has aborted the process.
 
 mod crds;
+mod run;
 
 use std::{error::Error, process::ExitCode};
 
@@ -19,6 +20,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run one replica in a cluster, until SIGTERM
+    Run(Box<run::RunArgs>),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
     Crds,
 }
@@ -26,6 +29,7 @@ enum Verb {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let ended = match Cli::parse().verb {
+        Verb::Run(args) => run::run(&args),
         Verb::Crds => crds::print(),
     };
     match ended {

@@ -117,7 +117,7 @@ impl Metrics {
             leader: whole("leader_election_master_status", "1 while this replica leads, else 0.", &["name"])?,
             transitions: count(
                 "tenure_leader_transitions_total",
-                "Terms that this replica began (reason Acquired) or ended, by reason.",
+                "Terms that this replica began (reason acquired) or ended, by reason.",
                 &["name", "reason"],
             )?,
             lease_valid: gauge(
@@ -170,7 +170,7 @@ impl Metrics {
             active_runs: whole("tenure_periodicjob_active_runs", "Runs of this job going on. Leader only.", OBJECT)?,
         };
         metrics.register_all(build)?;
-        metrics.transitions.with_label_values(&[name, "Acquired"]);
+        metrics.transitions.with_label_values(&[name, "acquired"]);
         Ok(metrics)
     }
 
@@ -196,7 +196,7 @@ impl Metrics {
     /// A term of the Lease `name` began.
     pub fn term_began(&self, name: &str) {
         self.leader.with_label_values(&[name]).set(1);
-        self.transitions.with_label_values(&[name, "Acquired"]).inc();
+        self.transitions.with_label_values(&[name, "acquired"]).inc();
     }
 
     /// A term of the Lease `name` ended, for `reason`.
@@ -324,11 +324,11 @@ mod tests {
         metrics.forget_object("default", "one");
         let text = ours(&metrics);
         assert!(!text.contains("periodicjob=\"one\"") && text.contains("periodicjob=\"two\""), "{text}");
-        metrics.term_ended("tenure", "Expired");
+        metrics.term_ended("tenure", "expired");
         let text = ours(&metrics);
         assert!(!text.contains("periodicjob=\""), "{text}");
         assert!(text.contains("leader_election_master_status{name=\"tenure\"} 0"), "{text}");
-        assert!(text.contains("tenure_leader_transitions_total{name=\"tenure\",reason=\"Expired\"} 1"), "{text}");
+        assert!(text.contains("tenure_leader_transitions_total{name=\"tenure\",reason=\"expired\"} 1"), "{text}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct AdminViews {
     /// The text of `/metrics`.
     pub metrics: Arc<dyn Fn() -> Result<String, MetricsError> + Send + Sync>,
     /// The document of `/status`.
-    pub status: Arc<dyn Fn() -> Value + Send + Sync>,
+    pub status: Arc<dyn Fn() -> Result<Value, serde_json::Error> + Send + Sync>,
 }
 
 /// A running admin server.
@@ -206,8 +206,14 @@ async fn metrics(State(views): State<AdminViews>) -> Response {
     }
 }
 
-async fn status(State(views): State<AdminViews>) -> Json<Value> {
-    Json((views.status)())
+async fn status(State(views): State<AdminViews>) -> Response {
+    match (views.status)() {
+        Ok(document) => Json(document).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "Status could not be printed");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+        }
+    }
 }
 
 async fn not_found() -> (StatusCode, &'static str) {

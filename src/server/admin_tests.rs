@@ -24,7 +24,7 @@ async fn server() -> Server {
             Check::new("shutdown", Probe::Ready, ask(asked_stopping, "the replica is stopping")),
         ]),
         metrics: Arc::new(|| Ok("tenure_build_info 1\n".to_owned())),
-        status: Arc::new(|| json!({ "identity": "replica-0" })),
+        status: Arc::new(|| Ok(json!({ "identity": "replica-0" }))),
     };
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let admin = Admin::start(listener, views, SystemClock::shared(), &Tasks::default()).expect("it has an address");

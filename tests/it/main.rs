@@ -8,4 +8,5 @@
 
 mod election;
 mod examples;
+mod start_up;
 mod support;

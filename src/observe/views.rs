@@ -1,0 +1,197 @@
+//! What the admin port shows: views of the state that the parts of a replica publish.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    events::{EventCounts, Events},
+    metrics::{Metrics, MetricsError},
+};
+use crate::{
+    apiserver::DateSeen,
+    clock::{BootTime, SharedClock},
+    election::{ElectorReport, Leadership, Standing},
+    server::{AdminViews, Check, Checks, Probe},
+};
+
+/// Where the views look.
+#[derive(Debug)]
+pub struct Views {
+    /// The name of the replica.
+    pub identity: String,
+    /// The name of the Lease, which is the label of the election's metrics.
+    pub lease_name: String,
+    /// The replica's clock.
+    pub clock: SharedClock,
+    /// When the replica was started.
+    pub started: BootTime,
+    /// Where the replica stands.
+    pub leadership: Leadership,
+    /// What the elector tells.
+    pub election: watch::Receiver<ElectorReport>,
+    /// The API server's last answer to the elector.
+    pub election_date: watch::Receiver<Option<DateSeen>>,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// The Events.
+    pub events: Events,
+    /// Cancelled when the replica is asked to stop.
+    pub stopping: CancellationToken,
+    /// Whether the API server has served the Lease once.
+    pub served: AtomicBool,
+}
+
+/// The document of `/status`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The name of the replica.
+    pub identity: String,
+    /// Its version.
+    pub version: &'static str,
+    /// Its process id.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// Whether it has been asked to stop.
+    pub stopping: bool,
+    /// The election.
+    pub election: ElectionStatus,
+    /// What became of the Events it has posted.
+    pub events: EventCounts,
+}
+
+/// The election as this replica sees it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionStatus {
+    /// The Lease, as `namespace/name`.
+    pub lease: String,
+    /// `leading`, `standby` or `stopped`.
+    pub standing: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who holds the Lease, as it was last seen.
+    pub holder: Option<String>,
+    /// The fencing token, while leading.
+    pub token: Option<u64>,
+    /// How long this replica may still act without another renewal, while leading.
+    pub valid_for_seconds: Option<f64>,
+    /// Why the last term of this replica ended.
+    pub last_lost: Option<&'static str>,
+    /// When the API server last answered the elector.
+    pub last_answer_at: Option<Timestamp>,
+    /// Why the API server does not serve the Lease, if it does not.
+    pub last_error: Option<String>,
+}
+
+/// The elector takes a turn every few seconds. One that has not for this long is stuck, and only a restart repairs that.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+impl Views {
+    /// The views as the admin port takes them.
+    pub fn for_admin(self) -> AdminViews {
+        let views = Arc::new(self);
+        let (for_metrics, for_status, for_checks) = (views.clone(), views.clone(), views);
+        AdminViews {
+            checks: checks(&for_checks),
+            metrics: Arc::new(move || for_metrics.metrics()),
+            status: Arc::new(move || serde_json::to_value(for_status.status())),
+        }
+    }
+
+    fn metrics(&self) -> Result<String, MetricsError> {
+        let valid_for = self.valid_for().unwrap_or_default();
+        self.metrics.lease_valid(&self.lease_name, valid_for);
+        self.metrics.render()
+    }
+
+    fn valid_for(&self) -> Option<Duration> {
+        let until = self.election.borrow().valid_until?;
+        self.leadership.term().map(|_| until.saturating_since(self.clock.boot()))
+    }
+
+    fn status(&self) -> Status {
+        let report = self.election.borrow().clone();
+        let term = self.leadership.term();
+        let standing = match (&term, &*self.leadership.watch().borrow()) {
+            (Some(_), _) => "leading",
+            (None, Standing::Stopped) => "stopped",
+            (None, _) => "standby",
+        };
+        let election = ElectionStatus {
+            lease: report.lease,
+            standing,
+            since: self.wall(report.since),
+            holder: report.holder,
+            token: term.map(|term| term.token()),
+            valid_for_seconds: self.valid_for().map(|left| left.as_secs_f64()),
+            last_lost: report.last_lost.map(crate::election::Lost::reason),
+            last_answer_at: self.election_date.borrow().map(|date| self.wall(date.received)),
+            last_error: report.last_error,
+        };
+        Status {
+            identity: self.identity.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started_at: self.wall(self.started),
+            stopping: self.stopping.is_cancelled(),
+            election,
+            events: self.events.counts(),
+        }
+    }
+
+    /// The time of day at which the boot clock showed `at`, by today's wall clock: for people.
+    fn wall(&self, at: BootTime) -> Timestamp {
+        let ago = SignedDuration::try_from(self.clock.boot() - at).unwrap_or(SignedDuration::ZERO);
+        self.clock.wall().checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn election_moves(&self) -> Result<(), String> {
+        let report = self.election.borrow();
+        if matches!(*self.leadership.watch().borrow(), Standing::Stopped) {
+            return if self.stopping.is_cancelled() { Ok(()) } else { Err("the elector has ended".to_owned()) };
+        }
+        let silent = self.clock.boot() - report.last_turn;
+        if silent < STUCK_AFTER { Ok(()) } else { Err(format!("its loop has not moved for {} s", silent.as_secs())) }
+    }
+
+    /// Once is enough: when the API server goes away later, a standby still does its part by waiting.
+    fn lease_served(&self) -> Result<(), String> {
+        if self.served.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match (&*self.election_date.borrow(), &self.election.borrow().last_error) {
+            (_, Some(error)) => Err(error.clone()),
+            (None, None) => Err("the API server has not answered yet".to_owned()),
+            (Some(_), None) => {
+                self.served.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn checks(views: &Arc<Views>) -> Checks {
+    let ask = |views: &Arc<Views>, ask: fn(&Views) -> Result<(), String>| {
+        let views = views.clone();
+        move || ask(&views)
+    };
+    let running =
+        |views: &Views| if views.stopping.is_cancelled() { Err("the replica is stopping".to_owned()) } else { Ok(()) };
+    Checks::new(vec![
+        Check::new("elector", Probe::Live, ask(views, Views::election_moves)),
+        Check::new("lease", Probe::Ready, ask(views, Views::lease_served)),
+        Check::new("shutdown", Probe::Ready, ask(views, running)),
+    ])
+}

@@ -1,0 +1,264 @@
+//! The binary as an operator meets it: its help, and what it says to wrong input at the start.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use assert_cmd::cargo::cargo_bin;
+use rstest::rstest;
+use sandbox::{Sandbox, ServeOptions, new_token};
+use tokio_util::sync::CancellationToken;
+
+/// The binary without what this machine's environment would tell it.
+fn tenure(arguments: &[&str]) -> Command {
+    let mut command = Command::new(cargo_bin!("tenure"));
+    command.env_clear().env("HOME", "/nonexistent").env("COLUMNS", "110").args(arguments);
+    command
+}
+
+/// How it ended, and what it wrote to standard output and to standard error.
+fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = tenure(arguments).output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("it writes text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A kubeconfig for an API server at `address`.
+fn kubeconfig(folder: &Path, address: SocketAddr, token: &str) -> PathBuf {
+    let path = folder.join("kubeconfig");
+    Sandbox::write_kubeconfig(&path, address, token).expect("the folder can be written to");
+    path
+}
+
+/// An address on which nothing listens.
+fn dead_end() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a free port")
+}
+
+#[rstest]
+#[case::all(&["--help"], "help")]
+#[case::run(&["run", "--help"], "help_run")]
+fn the_help_names_every_verb_flag_and_variable(#[case] arguments: &[&str], #[case] name: &str) {
+    let (code, help, _) = output(arguments);
+    assert_eq!(code, Some(0));
+    insta::assert_snapshot!(name, help);
+}
+
+#[test]
+fn the_definitions_are_printed_as_they_are_in_deploy() {
+    let (code, printed, _) = output(&["crds"]);
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/crds/periodicjobs.tenure.dev.yaml");
+    assert_eq!(code, Some(0));
+    assert_eq!(printed, std::fs::read_to_string(committed).expect("it is committed"));
+}
+
+#[rstest]
+#[case::no_unit(&["--leader-elect-lease-duration", "15"], "--leader-elect-lease-duration <DURATION>': every number")]
+#[case::no_range(&["--egress-allow", "loopback"], "\"loopback\" is not a range of addresses: write ADDRESS/PREFIX")]
+#[case::no_address(&["--resolve", "ledger.test"], "\"ledger.test\" is not HOST=ADDRESS")]
+#[case::no_rate(&["--catch-up-rate", "0"], "0 is not in 1..=1000")]
+#[case::no_such_flag(&["--leader-election"], "unexpected argument '--leader-election'")]
+fn a_setting_that_cannot_be_read_is_refused_by_name(#[case] arguments: &[&str], #[case] message: &str) {
+    let (code, _, error) = output(&[&["run"], arguments].concat());
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains(message), "{error}");
+}
+
+#[rstest]
+#[case::stop_margin(
+    &["--leader-elect-lease-duration", "3s"],
+    "stop margin 1s leaves a validity of 1.454545454s with lease duration 3s"
+)]
+#[case::renew_deadline(
+    &["--leader-elect-renew-deadline", "14s"],
+    "renew deadline 14s"
+)]
+#[case::fraction(&["--leader-elect-lease-duration", "1500ms"], "lease duration 1.5s")]
+#[case::name(&["--leader-elect-resource-name", "My_Lease"], "Lease name \"My_Lease\": expected")]
+#[case::level(&["--log-level", "info,tenure=loud"], "--log-level `info,tenure=loud` cannot be used")]
+fn settings_that_contradict_each_other_end_the_start_with_both_names(
+    #[case] arguments: &[&str],
+    #[case] message: &str,
+) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = kubeconfig(folder.path(), dead_end(), "token");
+    let fixed = ["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path.to_str().expect("a path in UTF-8")];
+    let (code, _, error) = output(&[&fixed[..], arguments].concat());
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains(&format!("error: {message}")), "{error}");
+}
+
+#[test]
+fn an_admin_address_in_use_ends_the_start_and_says_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = taken.local_addr().expect("it has an address").to_string();
+    let (code, _, error) = output(&["run", "--admin-address", &address]);
+    assert_eq!(code, Some(1), "{error}");
+    let message = format!(
+        "error: --admin-address {address} is already in use; end the process that listens there, or choose another \
+         address (port 0 takes a free one)\n"
+    );
+    assert_eq!(error, message);
+}
+
+#[rstest]
+#[case::absent(None, "failed to read kubeconfig")]
+#[case::not_yaml(Some("{"), "failed to parse kubeconfig YAML")]
+#[case::no_context(Some("apiVersion: v1\nkind: Config\ncurrent-context: moon\n"), "moon")]
+fn a_kubeconfig_that_cannot_be_used_ends_the_start_and_is_named(#[case] content: Option<&str>, #[case] message: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config");
+    if let Some(content) = content {
+        std::fs::write(&path, content).expect("the folder can be written to");
+    }
+    let path = path.to_str().expect("a path in UTF-8");
+    let (code, _, error) = output(&["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.starts_with(&format!("error: --kubeconfig {path}: ")) && error.contains(message), "{error}");
+}
+
+#[test]
+fn without_a_cluster_the_start_ends_and_says_how_one_is_named() {
+    let (code, _, error) = output(&["run", "--admin-address", "127.0.0.1:0"]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("no cluster to work in") && error.contains("--kubeconfig"), "{error}");
+}
+
+/// A replica as a process, and its log.
+struct Process {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+    seen: String,
+}
+
+/// A process that has not done what it should by then never will.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+impl Process {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = tenure(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        Self { child, log, seen: String::new() }
+    }
+
+    /// Reads the log up to the line with `text`, and returns that line.
+    fn log_line(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let length = self.log.read_line(&mut line).expect("the log is text");
+            self.seen.push_str(&line);
+            assert!(length > 0, "the log ended without {text:?}:\n{}", self.seen);
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn admin_address(&mut self) -> String {
+        let line = self.log_line("Admin server listens");
+        let (_, address) = line.trim_end().split_once("address=").expect("the line names the address");
+        address.to_owned()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it is running");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        while start.elapsed() < DEADLINE {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the process has not ended; its log so far:\n{}", self.seen);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has usually ended by now.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The status code and the body of an answer.
+fn get(address: &str, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").expect("the request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the answer is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line"), body.to_owned())
+}
+
+/// Asks until the answer is as it should be.
+fn get_until(address: &str, path: &str, right: impl Fn(u16, &str) -> bool) -> (u16, String) {
+    let start = Instant::now();
+    loop {
+        let (code, body) = get(address, path);
+        if right(code, &body) {
+            return (code, body);
+        }
+        assert!(start.elapsed() < DEADLINE, "{path} still answers {code}: {body}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_not_there_is_waited_for_and_said_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (address, token) = (dead_end(), new_token());
+    let path = kubeconfig(folder.path(), address, &token);
+    let path = path.to_str().expect("a path in UTF-8");
+    let mut process = Process::start(&["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path]);
+    let admin = process.admin_address();
+    process.log_line("The API server does not serve the Lease");
+    let (code, body) = get(&admin, "/readyz");
+    assert!(code == 503 && body.contains("[-]lease failed: "), "{body}");
+    assert_eq!(get(&admin, "/livez"), (200, "ok".to_owned()));
+
+    let listener = tokio::net::TcpListener::bind(address).await.expect("the port is still free");
+    let shutdown = CancellationToken::new();
+    let sandbox = Sandbox::new();
+    let options = ServeOptions { listener, token, shutdown: shutdown.clone() };
+    let serving = tokio::spawn(async move { sandbox.serve(options).await });
+    get_until(&admin, "/readyz", |code, _| code == 200);
+    process.log_line("The API server serves the Lease again");
+    let told = process.seen.matches("The API server does not serve the Lease").count();
+    assert_eq!(told, 1, "{}", process.seen);
+
+    shutdown.cancel();
+    serving.await.expect("the sandbox did not panic").expect("the sandbox served");
+    process.log_line("The API server does not serve the Lease");
+    // Who was ready once stays ready: a restart would repair nothing.
+    assert_eq!(get(&admin, "/readyz").0, 200);
+    process.signal(rustix::process::Signal::TERM);
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+#[test]
+fn the_end_of_standard_input_stops_a_child_in_an_orderly_way() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = kubeconfig(folder.path(), dead_end(), "token");
+    let path = path.to_str().expect("a path in UTF-8");
+    let fixed = ["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path];
+    let mut process = Process::start(&[&fixed[..], &["--exit-when-stdin-closes"]].concat());
+    process.admin_address();
+    drop(process.child.stdin.take());
+    process.log_line("Asked to stop reason=\"standard input closed\"");
+    assert_eq!(process.wait().code(), Some(0));
+}
