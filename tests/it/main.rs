@@ -10,3 +10,4 @@ mod election;
 mod examples;
 mod start_up;
 mod support;
+mod wrong_http;
