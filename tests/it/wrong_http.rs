@@ -23,10 +23,7 @@ async fn create(http: Value) -> Result<DynamicObject, String> {
     );
     let jobs: Api<DynamicObject> = Api::namespaced_with(client, "default", &kind);
     let job = DynamicObject::new("j", &kind).data(json!({ "spec": { "interval": "1s", "http": http } }));
-    jobs.create(&PostParams::default(), &job).await.map_err(|error| match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => panic!("expected a Status, got {other:?}"),
-    })
+    jobs.create(&PostParams::default(), &job).await.map_err(|error| error.to_string())
 }
 
 #[rstest]
