@@ -69,6 +69,9 @@ pub mod entropy;
 pub mod observe;
 #[cfg(feature = "controller")]
 #[doc(hidden)]
+pub mod periodic;
+#[cfg(feature = "controller")]
+#[doc(hidden)]
 pub mod replica;
 #[cfg(feature = "controller")]
 #[doc(hidden)]

@@ -18,7 +18,7 @@ pub use action::{
 };
 pub use crd::{CrdError, crds, crds_yaml};
 pub use periodic_job::{
-    CatchUp, ConcurrencyPolicy, Guarantee, INTERVAL_MIN, PeriodicJob, PeriodicJobSpec, RetryPolicy, TRIGGER_ANNOTATION,
+    CatchUp, ConcurrencyPolicy, Guarantee, PeriodicJob, PeriodicJobSpec, RetryPolicy, TRIGGER_ANNOTATION,
 };
 pub use status::{
     ActiveRun, Condition, ConditionStatus, ConditionType, Counts, Disposition, Outcome, PeriodicJobStatus, Planned,

@@ -14,10 +14,6 @@ use super::{Duration, HttpAction, PeriodicJobStatus};
 /// The annotation that runs a job now: handled once for each new value.
 pub const TRIGGER_ANNOTATION: &str = "tenure.dev/trigger";
 
-/// The shortest interval. Each run costs two writes to the API server, and a hundred milliseconds is what a leader with a
-/// nearby API server keeps up with.
-pub const INTERVAL_MIN: time::Duration = time::Duration::from_millis(100);
-
 /// A job that runs at the instants of a schedule, in exactly one place at a time.
 #[derive(Debug, Clone, PartialEq, CustomResource, KubeSchema, Serialize, Deserialize)]
 #[kube(

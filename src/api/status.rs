@@ -125,9 +125,10 @@ pub struct ActiveRun {
     /// What the attempt before this one came to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
-    /// When the attempt was cut off because its leader stopped or lost its term: it ended then.
+    /// When the attempt ended, where it ended without an end of the run: cut off with its leader, or failed provably. The
+    /// next leader makes the next attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interrupted_at: Option<Instant>,
+    pub ended_at: Option<Instant>,
     /// The trigger that asked for this run; absent for a slot's run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<String>,
