@@ -50,6 +50,7 @@ pub(crate) fn router(inner: Arc<Inner>) -> Router {
         .route("/sandbox/holds", get(list_holds))
         .route("/sandbox/holds/{id}/release", post(release_hold))
         .route("/sandbox/holds/{id}/wait", get(wait_hold))
+        .route("/sandbox/requests", get(list_requests))
         .route("/sandbox/partitions/{client}", post(partition).delete(heal))
         .fallback(api)
         .layer(DefaultBodyLimit::max(body::MAX_BODY))
@@ -118,6 +119,7 @@ struct Sent {
 
 /// Applies the faults around the verb.
 async fn serve(inner: Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
+    inner.requests.count(&sent.client, sent.verb, &sent.resource.plural, &sent.path.subresource);
     if inner.faults.is_partitioned(&sent.client) {
         return Ok(lost(true));
     }
@@ -393,6 +395,10 @@ async fn clear_faults(State(inner): State<Arc<Inner>>) -> StatusCode {
 
 async fn remove_fault(State(inner): State<Arc<Inner>>, Path(id): Path<u64>) -> StatusCode {
     if inner.faults.remove(FaultId(id)) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}
+
+async fn list_requests(State(inner): State<Arc<Inner>>) -> Json<Value> {
+    Json(json!(inner.requests.counts()))
 }
 
 async fn list_holds(State(inner): State<Arc<Inner>>) -> Json<Value> {

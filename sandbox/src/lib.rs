@@ -42,6 +42,7 @@ mod meta;
 mod openapi;
 mod options;
 mod patch;
+mod requests;
 mod resource;
 mod schema;
 mod selector;
@@ -62,6 +63,7 @@ use tokio::sync::mpsc;
 
 pub use crate::{
     faults::{Fault, FaultId, FaultRule, Faults, Hold, HoldId, HoldState},
+    requests::RequestCount,
     resource::Verb,
     serve::{ServeOptions, new_token},
     service::SandboxService,
@@ -69,6 +71,7 @@ pub use crate::{
 };
 use crate::{
     http::router,
+    requests::Requests,
     store::{Key, Store},
 };
 
@@ -81,6 +84,7 @@ pub struct Sandbox {
 struct Inner {
     store: Store,
     faults: Faults,
+    requests: Requests,
 }
 
 /// Settings of a [`Sandbox`].
@@ -114,7 +118,7 @@ impl SandboxBuilder {
                 state.put(&key, namespace, Verb::Create, "");
             }
         }
-        Sandbox { inner: Arc::new(Inner { store, faults: Faults::default() }) }
+        Sandbox { inner: Arc::new(Inner { store, faults: Faults::default(), requests: Requests::default() }) }
     }
 }
 
@@ -156,6 +160,11 @@ impl Sandbox {
     /// What goes wrong on purpose.
     pub fn faults(&self) -> &Faults {
         &self.inner.faults
+    }
+
+    /// What every client has asked for so far, faults included.
+    pub fn requests(&self) -> Vec<RequestCount> {
+        self.inner.requests.counts()
     }
 
     /// The version of the newest write.

@@ -160,3 +160,18 @@ async fn a_kubeconfig_is_for_its_owners_eyes_and_lets_a_client_in() {
     let last = server.sandbox.history().pop().unwrap();
     assert_eq!((last.name.as_str(), last.client.as_str()), ("one", "replica-0"));
 }
+
+#[tokio::test]
+async fn requests_are_counted_by_client_verb_and_resource_even_if_they_fail() {
+    let server = Server::start().await;
+    server.ask("secret.replica-0", "POST", LEASES, &lease("one")).await.unwrap();
+    let refuse = FaultRule::new(Fault::Refuse { code: 503, retry_after: None }).client("replica-0").verb(Verb::Get);
+    server.sandbox.faults().add(refuse);
+    for _ in 0..2 {
+        server.ask("secret.replica-0", "GET", &format!("{LEASES}/one"), &Value::Null).await.unwrap();
+    }
+    let (_, counts) = server.ask("secret", "GET", "/sandbox/requests", &Value::Null).await.unwrap();
+    let row =
+        |verb: &str, count: u64| json!({ "client": "replica-0", "verb": verb, "resource": "leases", "count": count });
+    assert_eq!(counts, json!([row("create", 1), row("get", 2)]));
+}

@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use sandbox::Sandbox;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -20,7 +20,7 @@ use crate::clock::At;
 const RESOURCE: &str = "periodicjobs.tenure.dev";
 
 /// What a status says, as far as the slot rules are judged by it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JobStatus {
     /// Slots are counted from here on, exclusive.
@@ -38,7 +38,7 @@ pub struct JobStatus {
 }
 
 /// An open run.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActiveRun {
     /// When it was due.
@@ -51,7 +51,7 @@ pub struct ActiveRun {
 }
 
 /// Neighbouring slots with one disposition.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotRange {
     /// The first slot.
     pub from: Timestamp,
@@ -62,7 +62,7 @@ pub struct SlotRange {
 }
 
 /// A run that ended.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The run id.
     pub id: String,
@@ -71,7 +71,7 @@ pub struct RunRecord {
 }
 
 /// One committed version of a job's status.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Version {
     /// When the watcher saw it.
     pub at: At,
@@ -133,6 +133,11 @@ impl History {
     /// The newest status of a job.
     pub fn newest(&self, name: &str) -> Option<&JobStatus> {
         self.jobs.get(name)?.versions.last().map(|version| &version.status)
+    }
+
+    /// The jobs by name.
+    pub fn jobs(&self) -> impl Iterator<Item = (&str, &JobHistory)> {
+        self.jobs.iter().map(|(name, job)| (name.as_str(), job))
     }
 
     /// Status versions that do not read as the documentation says.

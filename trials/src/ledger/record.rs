@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use http::HeaderMap;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::At;
 
 /// What one request said of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The run: `Idempotency-Key`.
     pub run_id: String,
@@ -24,7 +24,7 @@ pub struct Request {
 }
 
 /// What the fence said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// The effect happened.
     Accepted,
@@ -33,7 +33,7 @@ pub enum Verdict {
 }
 
 /// One request as the ledger saw it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When its first byte could be read.
     pub first_byte: At,
