@@ -144,6 +144,7 @@ impl fmt::Display for Cidr {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
@@ -202,6 +203,28 @@ mod tests {
         }
         for refused in ["169.254.169.254", "fe80::1", "64:ff9b::7f00:1", "::7f00:1"] {
             assert!(egress.check(refused.parse().expect("an address")).is_err(), "{refused}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_ipv4_address_is_judged_alike_in_whatever_ipv6_address_it_hides(bits: u32) {
+            let address = Ipv4Addr::from_bits(bits);
+            let [a, b, c, d] = address.octets().map(u16::from);
+            let (high, low) = (a << 8 | b, c << 8 | d);
+            let hidden = [
+                address.to_ipv6_mapped(),
+                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, high, low),
+                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+            ];
+            for hidden in hidden {
+                prop_assert_eq!(
+                    egress(&[]).check(hidden.into()).is_ok(),
+                    egress(&[]).check(address.into()).is_ok(),
+                    "{} is {}", hidden, address
+                );
+            }
         }
     }
 

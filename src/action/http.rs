@@ -103,7 +103,7 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 8;
 
 /// The head of an answer may be this long, in bytes; hyper refuses more.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 impl HttpRunner {
     /// A runner that reaches targets by `dial` as far as `egress` allows, and reads credentials from `secrets`.

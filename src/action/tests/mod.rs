@@ -9,7 +9,7 @@ use rstest::rstest;
 use serde_json::json;
 
 use self::support::{Bench, Peer, SecretsAt, Then};
-use super::{Action, Attempt, EndKind, answer::BODY_READ_MAX};
+use super::{Action, Attempt, EndKind, answer::BODY_READ_MAX, http::HEAD_BYTES_MAX};
 use crate::election::testing;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
@@ -156,6 +156,20 @@ async fn a_body_without_end_is_read_to_the_bound_and_the_status_stands(#[case] h
     assert_eq!(end.message, format!("200 OK: {}…", "x".repeat(256)));
     let streamed = bench.streamed_when_closed().await;
     assert!(streamed < 4 * BODY_READ_MAX, "{streamed}");
+}
+
+#[rstest]
+#[case::one_header("HTTP/1.1 200 OK\r\nx: ")]
+#[case::no_status_line("")]
+#[tokio::test(start_paused = true)]
+async fn a_head_without_end_is_given_up_at_its_bound(#[case] head: &str) {
+    let bench = Bench::new().target("10.0.0.1", Peer::answers(head).then(Then::Stream));
+    let before = bench.clock.boot();
+    let end = bench.attempt(&json!({ "url": "http://target.test" })).await;
+    assert_eq!(end.kind, EndKind::NoAnswer, "{}", end.message);
+    assert_eq!(bench.clock.boot(), before);
+    let streamed = bench.streamed_when_closed().await;
+    assert!(streamed < 4 * HEAD_BYTES_MAX, "{streamed}");
 }
 
 #[tokio::test(start_paused = true)]
