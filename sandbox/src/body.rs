@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    builtin, meta,
+    builtin, duplicates, meta,
     options::FieldValidation,
     resource::Resource,
     schema,
@@ -33,7 +33,8 @@ pub(crate) fn decode(
         ))
     };
     builtin::check_types(resource, &object).map_err(cannot)?;
-    let unknown = schema::prune(resource, &mut object);
+    let mut unknown = duplicates::find(body);
+    unknown.extend(schema::prune(resource, &mut object));
     let warnings = report_unknown(validation, &unknown).map_err(cannot)?;
     meta::tidy(&mut object);
     Ok((builtin::to_stored(resource, object), warnings))

@@ -1,6 +1,6 @@
 //! The one router: from an HTTP request to a verb on a resource, and back.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{cell::RefCell, convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -200,11 +200,22 @@ fn answer(inner: &Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
         options: &sent.options,
         body: &sent.body,
         content_type: &sent.content_type,
+        warnings: RefCell::default(),
     };
-    let answer = verbs::perform(&mut state, &call)?;
+    let answer = verbs::perform(&mut state, &call);
     let now = state.now();
     drop(state);
-    Ok(respond(answer, form, &sent.resource, now))
+    let mut response = match answer {
+        Ok(answer) => respond(answer, form, &sent.resource, now),
+        Err(failure) => failure.into_response(),
+    };
+    for warning in call.warnings.take() {
+        let text = format!("299 - {}", json!(warning));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    Ok(response)
 }
 
 fn respond(answer: Answer, form: Form, resource: &Resource, now: jiff::Timestamp) -> Response {
@@ -218,14 +229,7 @@ fn respond(answer: Answer, form: Form, resource: &Resource, now: jiff::Timestamp
         }
         _ => answer.body,
     };
-    let mut response = status_json(answer.code, &body);
-    for warning in answer.warnings {
-        let text = format!("299 - {}", json!(warning));
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
-    response
+    status_json(answer.code, &body)
 }
 
 /// The forms an object can be asked for in.

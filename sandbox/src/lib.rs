@@ -36,6 +36,7 @@ mod body;
 mod builtin;
 mod crd;
 mod discovery;
+mod duplicates;
 mod faults;
 mod http;
 mod meta;

@@ -4,7 +4,7 @@
 //! decoding (400), namespace (404), validation (422), existence (409); for an update existence (404), a version given
 //! (422), the version current (409), validation (422).
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -32,18 +32,19 @@ pub(crate) struct Call<'a> {
     pub(crate) options: &'a Options,
     pub(crate) body: &'a [u8],
     pub(crate) content_type: &'a str,
+    /// What the decoding of the body complains about without refusing it; told with a refusal, too.
+    pub(crate) warnings: RefCell<Vec<String>>,
 }
 
 /// What a request is answered with.
 pub(crate) struct Answer {
     pub(crate) code: u16,
     pub(crate) body: Value,
-    pub(crate) warnings: Vec<String>,
 }
 
 impl Answer {
     fn new(code: u16, body: Value) -> Self {
-        Self { code, body, warnings: Vec::new() }
+        Self { code, body }
     }
 }
 
@@ -112,11 +113,12 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
     if !version.is_empty() && version != "0" {
         return Err(Failure::internal("resourceVersion should not be set on objects to be created"));
     }
-    store_new(state, call, object, warnings)
+    call.warnings.replace(warnings);
+    store_new(state, call, object)
 }
 
 /// Stores an object that is not there yet, whether by POST or by a PUT that may create.
-fn store_new(state: &mut State, call: &Call<'_>, mut object: Value, warnings: Vec<String>) -> Result<Answer, Failure> {
+fn store_new(state: &mut State, call: &Call<'_>, mut object: Value) -> Result<Answer, Failure> {
     let resource = &call.resource;
     body::check_namespace(call.namespace, &object)?;
     let given = meta::text(&object, "name").to_owned();
@@ -145,7 +147,7 @@ fn store_new(state: &mut State, call: &Call<'_>, mut object: Value, warnings: Ve
     }
     let stored = state.put(&key, object, call.verb, call.client);
     crd::changed(state, resource, &key, call.client);
-    Ok(Answer { code: 201, body: call.present(&stored), warnings })
+    Ok(Answer::new(201, call.present(&stored)))
 }
 
 /// Whether the namespace of a new object is there and takes new objects.
@@ -168,6 +170,7 @@ fn update(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
     let resource = &call.resource;
     let validation = call.options.check_write("UpdateOptions")?;
     let (new, warnings) = body::decode(resource, call.body, call.content_type, validation)?;
+    call.warnings.replace(warnings);
     body::check_name(call.name, &new)?;
     body::check_namespace(call.namespace, &new)?;
     let uid = meta::text(&new, "uid");
@@ -178,7 +181,7 @@ fn update(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
         if !uid.is_empty() {
             return Err(Failure::conflict(resource, call.name, &uid_mismatch(call, uid, "", 0)));
         }
-        return store_new(state, call, new, warnings);
+        return store_new(state, call, new);
     };
     let current = meta::text(&old, "resourceVersion");
     if !uid.is_empty() && uid != meta::text(&old, "uid") {
@@ -194,7 +197,7 @@ fn update(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
         given if given != current => return Err(Failure::modified(resource, call.name)),
         _ => {}
     }
-    replace(state, call, &old, new, warnings)
+    replace(state, call, &old, new)
 }
 
 fn uid_mismatch(call: &Call<'_>, wanted: &str, actual: &str, version: u64) -> String {
@@ -218,6 +221,7 @@ fn patched(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
     let old = call.found(state)?;
     let document = patch::apply(kind, &call.present(&old), call.body)?;
     let (new, warnings) = body::from_patch(resource, document, validation)?;
+    call.warnings.replace(warnings);
     body::check_name(call.name, &new)?;
     body::check_namespace(call.namespace, &new)?;
     let given = meta::text(&new, "resourceVersion");
@@ -229,17 +233,11 @@ fn patched(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
         let cause = Cause::invalid("metadata.uid", &json!(uid), "field is immutable");
         return Err(Failure::invalid(resource, call.name, &[cause.clone(), cause]));
     }
-    replace(state, call, &old, new, warnings)
+    replace(state, call, &old, new)
 }
 
 /// Puts `new` in the place of `old`, as PUT and PATCH end alike.
-fn replace(
-    state: &mut State,
-    call: &Call<'_>,
-    old: &Arc<Value>,
-    mut new: Value,
-    warnings: Vec<String>,
-) -> Result<Answer, Failure> {
+fn replace(state: &mut State, call: &Call<'_>, old: &Arc<Value>, mut new: Value) -> Result<Answer, Failure> {
     let resource = &call.resource;
     if call.subresource == "status" {
         new = with_part_of(old, &new, "status");
@@ -260,9 +258,9 @@ fn replace(
     if !causes.is_empty() {
         return Err(Failure::invalid(resource, call.name, &causes));
     }
-    let answer = |object: &Value, warnings| Ok(Answer { code: 200, body: call.present(object), warnings });
+    let answer = |object: &Value| Ok(Answer::new(200, call.present(object)));
     if new == **old {
-        return answer(old, warnings);
+        return answer(old);
     }
     if resource.counts_generations() && differs_outside_status(resource, old, &new) {
         meta::next_generation(&mut new);
@@ -272,11 +270,11 @@ fn replace(
         state.remove(&key, call.verb, call.client);
         crd::changed(state, resource, &key, call.client);
         finish_namespace(state, call.namespace, call.client);
-        return answer(&new, warnings);
+        return answer(&new);
     }
     let stored = state.put(&key, new, call.verb, call.client);
     crd::changed(state, resource, &key, call.client);
-    answer(&stored, warnings)
+    answer(&stored)
 }
 
 fn with_part_of(old: &Value, new: &Value, part: &str) -> Value {

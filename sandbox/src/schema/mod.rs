@@ -73,6 +73,7 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>, st
     ];
     let Some(schema) = resource.schema.as_ref().filter(|_| resource.custom) else { return };
     causes.extend(validate::validate(schema, new, old, status));
+    causes.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
     if let Some(compiled) = &schema.rules {
         if causes.iter().any(|cause| BLOCKING.contains(&cause.reason)) {
             let text = "some validation rules were not checked because the object was invalid; correct the existing \
@@ -82,7 +83,6 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>, st
             causes.extend(rules::check(schema, compiled, new, old));
         }
     }
-    causes.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
 }
 
 /// What is wrong with the schemas of a definition, as far as they could not be enforced: a pattern or a CEL rule that

@@ -64,9 +64,8 @@ fn prune_value(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<
                 }
             }
         }
-        Value::Object(map) if schema["type"] == "object" || schema["properties"].is_object() => {
-            prune_object(schema, map, path, unknown);
-        }
+        // Where no object belongs, every field of one is unknown.
+        Value::Object(map) => prune_object(schema, map, path, unknown),
         Value::Array(items) if schema["items"].is_object() => {
             for (index, item) in items.iter_mut().enumerate() {
                 prune_value(&schema["items"], item, &format!("{path}[{index}]"), unknown);

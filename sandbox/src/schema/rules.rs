@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use kube_cel::{CompiledSchema, ValidationError, Validator};
+use kube_cel::{CompiledSchema, ErrorKind, ValidationError, Validator};
 use serde_json::Value;
 
 use super::Schema;
@@ -38,7 +38,8 @@ fn cause(schema: &Schema, error: &ValidationError, new: &Value, old: Option<&Val
     let field = if error.field_path.is_empty() { "<nil>" } else { &error.field_path };
     // A whole object or list would fill the message, so only single values are shown.
     let shown = value.filter(|value| !value.is_object() && !value.is_array());
-    let text = &error.message;
+    let node = steps[..depth.unwrap_or(0)].iter().try_fold(&schema.document, |node, step| child(node, step));
+    let text = &text_of(node, error);
     let value_text = shown.map(|value| format!("{value}: ")).unwrap_or_default();
     Some(match error.reason.as_deref() {
         Some("FieldValueForbidden") => Cause::forbidden(field, text),
@@ -49,6 +50,23 @@ fn cause(schema: &Schema, error: &ValidationError, new: &Value, old: Option<&Val
         }
         _ => Cause::new("FieldValueInvalid", field, format!("Invalid value: {value_text}{text}")),
     })
+}
+
+/// A rule that could not be evaluated is told with the reason, in the API server's words where they are known.
+fn text_of(node: Option<&Value>, error: &ValidationError) -> String {
+    if error.kind != ErrorKind::EvaluationError {
+        return error.message.clone();
+    }
+    let rules = node.and_then(|node| node["x-kubernetes-validations"].as_array());
+    let rule = rules.into_iter().flatten().find(|rule| rule["rule"] == error.rule.as_str());
+    let name = rule.and_then(|rule| rule["message"].as_str()).unwrap_or(&error.rule);
+    let reason = ["Duration", "Timestamp"].into_iter().find_map(|kind| {
+        let function = format!("function '{}'", kind.to_lowercase());
+        let wording = format!("type conversion error from 'string' to 'google.protobuf.{kind}'");
+        error.message.contains(&function).then_some(wording)
+    });
+    let reason = reason.unwrap_or_else(|| error.message.replacen("rule evaluation error: ", "", 1));
+    format!("{reason} evaluating rule: {name}")
 }
 
 /// `spec.parts[0].name` as its steps.
