@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help test parity lint fmt docs crds crds-check as-library deny broken-check kills-broken ci
+.PHONY: help test parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ deny: ## Check licenses, sources and duplicates of the dependencies
 
 broken-check: ## Check that each patch of tests/broken still applies
 	@scripts/broken.sh --check-only
+
+kills: ## Kill, terminate and freeze the leader of the release binary at chosen points; judge what reached its targets
+	@scripts/kills.sh
+
+bench: ## Measure the release binary: start lateness, API requests, memory (5 runs of about 4 minutes)
+	@scripts/bench.sh
 
 kills-broken: ## Break each rule on purpose (tests/broken) and see its test go red
 	@scripts/broken.sh

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Aimed kills of the release binary, judged from outside; then the same with a guard that always says yes, which must fail.
+#
+#   scripts/kills.sh                      the full number of trials
+#   scripts/kills.sh --trials-scale 0.2   a fifth of them (CI); every argument is one of the `kills` binary
+#
+# Exits 1 if a family fails, or if the broken binary passes; 2 if the trials could not be run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+
+# Each package on its own: built together, the features of the one would be the features of the other.
+cargo build --quiet --release --package tenure --bin tenure
+cargo build --quiet --release --package trials --bin kills
+kills=$target/release/kills
+
+status=0
+"$kills" --tenure "$target/release/tenure" "$@" || status=$?
+((status == 0)) || exit "$status"
+
+# Each freeze of the broken binary lets the old leader work beside its successor: a few trials are enough.
+broken=$(scripts/broken.sh --build election-06-guard-always-yes)
+echo
+echo "The same with a guard that always says yes, which must fail:"
+status=0
+"$kills" --tenure "$broken" --families stop --trials-scale 0.1 --directory "$target/kills/guard-always-yes" || status=$?
+case $status in
+  1) echo "the guard that always says yes failed, as it must" ;;
+  0) echo "the guard that always says yes passed: these trials prove nothing" >&2; exit 1 ;;
+  *) exit "$status" ;;
+esac
