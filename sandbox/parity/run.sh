@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts a real etcd and kube-apiserver on loopback and holds the conformance suite against them:
-#   1. the recording must be what the real server answers now (PARITY_RECORD=1 writes it anew instead);
-#   2. the sandbox must answer as recorded, but for the differences that are listed with a reason.
+#   1. one session of kubectl must print the same on both;
+#   2. the recording must be what the real server answers now (PARITY_RECORD=1 writes it anew instead);
+#   3. the sandbox must answer as recorded, but for the differences that are listed with a reason.
 # Everything it starts it ends, and everything it writes is in a folder that it removes.
 set -euo pipefail
 
@@ -98,5 +99,25 @@ if [[ $# -gt 0 ]]; then
     exit
 fi
 cd "$here/../.."
-cargo test --quiet --package sandbox --test parity
-cargo test --quiet --package sandbox --test conformance
+cargo build --quiet --package sandbox
+mkfifo "$folder/alive"
+"${CARGO_TARGET_DIR:-target}/debug/sandbox" --kubeconfig "$folder/sandbox" --until-stdin-closes \
+    <"$folder/alive" >"$folder/sandbox.log" 2>&1 &
+started+=($!)
+# It ends when this script does, however that comes about.
+exec 8>"$folder/alive"
+wait_for sandbox "$folder/sandbox.log" test -s "$folder/sandbox"
+
+# kubectl comes first: it prints what all namespaces hold.
+KUBECONFIG=$PARITY_KUBECONFIG "$here/kubectl-session.sh" >"$folder/session.real"
+KUBECONFIG=$folder/sandbox "$here/kubectl-session.sh" >"$folder/session.sandbox"
+failed=0
+if diff --unified=8 --label "real API server" "$folder/session.real" --label sandbox "$folder/session.sandbox"; then
+    echo "kubectl: $(grep -c '^\$ ' "$folder/session.real") commands print the same on both"
+else
+    echo "parity: kubectl prints something else on the sandbox than on the real API server" >&2
+    failed=1
+fi
+cargo test --quiet --package sandbox --test parity || failed=1
+cargo test --quiet --package sandbox --test conformance || failed=1
+exit "$failed"

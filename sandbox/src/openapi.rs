@@ -84,12 +84,17 @@ fn schema_name(resource: &Resource) -> String {
 fn described(resource: &Resource, kind: &Value) -> Value {
     let empty = || json!({ "type": "object" });
     let mut schema = resource.schema.as_ref().map_or_else(empty, |schema| schema.document.clone());
-    let about_version = "APIVersion defines the versioned schema of this representation of an object.";
-    let about_kind = "Kind is the resource that this object represents.";
+    let about_version = "APIVersion defines the versioned schema of this representation of an object. Servers should \
+        convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: \
+        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+    let about_kind = "Kind is a string value representing the REST resource this object represents. Servers may infer \
+        this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: \
+        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
     schema["properties"]["apiVersion"] = json!({ "type": "string", "description": about_version });
     schema["properties"]["kind"] = json!({ "type": "string", "description": about_kind });
     schema["properties"]["metadata"] = json!({
-        "description": "Standard object's metadata.",
+        "description": "Standard object's metadata. More info: \
+            https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
         "allOf": [{ "$ref": format!("#/components/schemas/{OBJECT_META}") }],
     });
     schema["x-kubernetes-group-version-kind"] = json!([kind]);
