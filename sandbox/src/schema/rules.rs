@@ -36,10 +36,15 @@ fn cause(schema: &Schema, error: &ValidationError, new: &Value, old: Option<&Val
         return None;
     }
     let field = if error.field_path.is_empty() { "<nil>" } else { &error.field_path };
+    let node = steps[..depth.unwrap_or(0)].iter().try_fold(&schema.document, |node, step| child(node, step));
+    if error.kind == ErrorKind::EvaluationError {
+        // The API server shows the type where the value would stand.
+        let kind = node.map_or(&Value::Null, |node| &node["type"]);
+        return Some(Cause::invalid(field, kind, failed_rule(node, error)));
+    }
     // A whole object or list would fill the message, so only single values are shown.
     let shown = value.filter(|value| !value.is_object() && !value.is_array());
-    let node = steps[..depth.unwrap_or(0)].iter().try_fold(&schema.document, |node, step| child(node, step));
-    let text = &text_of(node, error);
+    let text = &error.message;
     let value_text = shown.map(|value| format!("{value}: ")).unwrap_or_default();
     Some(match error.reason.as_deref() {
         Some("FieldValueForbidden") => Cause::forbidden(field, text),
@@ -53,10 +58,7 @@ fn cause(schema: &Schema, error: &ValidationError, new: &Value, old: Option<&Val
 }
 
 /// A rule that could not be evaluated is told with the reason, in the API server's words where they are known.
-fn text_of(node: Option<&Value>, error: &ValidationError) -> String {
-    if error.kind != ErrorKind::EvaluationError {
-        return error.message.clone();
-    }
+fn failed_rule(node: Option<&Value>, error: &ValidationError) -> String {
     let rules = node.and_then(|node| node["x-kubernetes-validations"].as_array());
     let rule = rules.into_iter().flatten().find(|rule| rule["rule"] == error.rule.as_str());
     let name = rule.and_then(|rule| rule["message"].as_str()).unwrap_or(&error.rule);
