@@ -6,6 +6,7 @@
     reason = "tests stand outside of what they test"
 )]
 
+mod choreographed;
 mod election;
 mod examples;
 mod start_up;
