@@ -1,0 +1,311 @@
+//! The decisions of the election: a function of (state, event, now) that returns actions. Pure: no I/O, no clock, no
+//! randomness inside. The rules it keeps, each with the failure that it prevents:
+//!
+//! - **Validity** counts from before the last *confirmed* write was sent ([`Timing`]).
+//! - **An unclear answer confirms nothing.** A read that shows write n confirms n only, from n's own send time; a write
+//!   stays open until a read or an answer settles it, and a late answer counts.
+//! - **Evidence revokes at once**: a newer record of another term, a Lease that is gone, emptied or edited.
+//! - **A standby waits** for everything that it has seen ([`Barriers`]), on its own clock, and reads before it acquires on
+//!   an expiry.
+//! - **A term that has ended is released** by a compare-and-swap, once its work has ended; this process never acquires over
+//!   its own unreleased record, and never writes over another's.
+
+mod decide;
+mod hear;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::{
+    barriers::{Barriers, Readiness},
+    record::{Holder, Identity, Record},
+    timing::Timing,
+};
+use crate::clock::BootTime;
+
+/// Writes whose fate is unknown, at most. One is added per failed try; at the shortest pause of a 1 s lease that is seconds
+/// without any answer, long after the term has ended.
+const OPEN_WRITES_MAX: usize = 64;
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// A GET was answered, or was not.
+    Read { id: u64, outcome: ReadOutcome },
+    /// The watch showed a record.
+    Watched(Record),
+    /// The watch showed that the Lease was deleted, in this version.
+    WatchedGone { resource_version: u64 },
+    /// A write was answered, or will not be.
+    Answered { write: u64, outcome: WriteOutcome },
+    /// Time has passed.
+    Tick,
+    /// The term in office is over: the watchdog was first.
+    Ended,
+    /// No gated work of the term that ended is left.
+    WorkEnded,
+    /// No work is left at all: a planned hand-over may go on.
+    Drained,
+    /// This replica must end, handing over if it leads.
+    Stop,
+    /// Whether this replica may lead at all.
+    Contend(Contention),
+}
+
+/// Whether a replica may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Contention {
+    /// It takes part.
+    #[default]
+    Contend,
+    /// It hands over if it leads, and does not acquire.
+    StandAside,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum ReadOutcome {
+    Found(Record),
+    Absent,
+    Failed,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum WriteOutcome {
+    /// It was stored; this is what the server answered.
+    Stored(Record),
+    /// It was certainly not stored: something else was there.
+    Conflict,
+    /// It was certainly not stored: the server would not take it.
+    Refused,
+    /// Nobody knows.
+    Unclear,
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub(super) enum Action {
+    Read { id: u64 },
+    Create { write: u64, lease: Box<Lease> },
+    Replace { write: u64, lease: Box<Lease> },
+    Lead(Tenure),
+    Extend { valid_until: BootTime, lease_end: BootTime },
+    Revoke(Lost),
+    Retire,
+}
+
+/// A term that begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tenure {
+    pub(super) token: u64,
+    pub(super) nonce: String,
+    pub(super) valid_until: BootTime,
+    pub(super) lease_end: BootTime,
+}
+
+/// Why a term ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// No write was confirmed in time.
+    Expired,
+    /// Another term is in office.
+    Superseded,
+    /// The Lease was deleted.
+    Vanished,
+    /// Somebody edited the Lease.
+    Edited,
+    /// It was handed over as planned.
+    Released,
+}
+
+impl Lost {
+    /// A fixed word for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Superseded => "superseded",
+            Self::Vanished => "vanished",
+            Self::Edited => "edited",
+            Self::Released => "released",
+        }
+    }
+}
+
+/// Names that no other term has.
+pub(super) type Nonces = Box<dyn FnMut() -> String + Send>;
+
+pub(super) struct Machine {
+    name: String,
+    namespace: String,
+    timing: Timing,
+    identity: Identity,
+    nonces: Nonces,
+    fresh_installation: bool,
+    phase: Phase,
+    latest: Latest,
+    /// The newest version seen of the Lease, whether it still exists or not: older news is no news.
+    newest: u64,
+    /// When `latest` was heard of.
+    heard_at: BootTime,
+    barriers: Barriers,
+    effort: Effort,
+    open: BTreeMap<u64, OpenWrite>,
+    writes: u64,
+    reads: u64,
+    stopping: bool,
+    contention: Contention,
+    actions: Vec<Action>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Standby,
+    Acquiring {
+        holder: Holder,
+    },
+    Leading(Box<InOffice>),
+    /// A term of this process has ended; its record may still stand.
+    Leaving {
+        holder: Holder,
+        work_ended: bool,
+    },
+    Retired,
+}
+
+#[derive(Debug)]
+struct InOffice {
+    holder: Holder,
+    /// The newest version of the Lease that is known to be this term's.
+    record: Record,
+    confirmed: u64,
+    confirmed_sent: BootTime,
+    drained: bool,
+}
+
+#[derive(Debug)]
+enum Latest {
+    Unread,
+    Absent,
+    Found(Record),
+}
+
+/// The one thing that is being waited for.
+#[derive(Debug, Clone, Copy)]
+enum Effort {
+    Rest { until: BootTime },
+    Write { deadline: BootTime, write: u64 },
+    Read { deadline: BootTime, id: u64, floor: u64 },
+}
+
+/// Whether anything stands in the way of an acquisition.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Wait(BootTime),
+    Look,
+    Go,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OpenWrite {
+    sent: BootTime,
+    /// The version that it replaces; `None` for a create.
+    base: Option<u64>,
+}
+
+impl Machine {
+    pub(super) fn new(
+        (namespace, name): (&str, &str),
+        timing: Timing,
+        identity: Identity,
+        nonces: Nonces,
+        fresh_installation: bool,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            timing,
+            identity,
+            nonces,
+            fresh_installation,
+            phase: Phase::Standby,
+            latest: Latest::Unread,
+            newest: 0,
+            heard_at: BootTime::default(),
+            barriers: Barriers::default(),
+            effort: Effort::Rest { until: BootTime::default() },
+            open: BTreeMap::new(),
+            writes: 0,
+            reads: 0,
+            stopping: false,
+            contention: Contention::Contend,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes an event at `now`, and says what to do. A write among the actions counts as sent at `now`: it must not be sent
+    /// earlier.
+    pub(super) fn step(&mut self, event: Event, now: BootTime, wall: Timestamp) -> Vec<Action> {
+        self.take(event, now);
+        self.drive(now, wall);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When to send [`Event::Tick`] if nothing else happens before.
+    pub(super) fn next_wake(&self) -> Option<BootTime> {
+        let effort = match self.effort {
+            Effort::Rest { until } => Some(until),
+            Effort::Write { deadline, .. } | Effort::Read { deadline, .. } => Some(deadline),
+        };
+        match &self.phase {
+            Phase::Retired => None,
+            Phase::Standby if matches!(self.effort, Effort::Rest { .. }) => self.standby_wake(),
+            Phase::Leading(office) => {
+                let due =
+                    if matches!(self.effort, Effort::Rest { .. }) { Some(self.renewal_due(office)) } else { effort };
+                due.min(Some(self.timing.valid_until(office.confirmed_sent)))
+            }
+            Phase::Leaving { work_ended: false, .. } if matches!(self.effort, Effort::Rest { .. }) => None,
+            Phase::Standby | Phase::Acquiring { .. } | Phase::Leaving { .. } => effort,
+        }
+    }
+
+    /// Who holds the Lease, as far as this replica knows.
+    pub(super) fn holder(&self) -> Option<&Holder> {
+        match &self.latest {
+            Latest::Found(record) => record.content.holder.as_ref(),
+            Latest::Unread | Latest::Absent => None,
+        }
+    }
+
+    /// Whether a leader should end its work, because this replica stops or stands aside.
+    pub(super) fn wants_drain(&self) -> bool {
+        matches!(self.phase, Phase::Leading(_)) && self.must_not_lead()
+    }
+
+    fn must_not_lead(&self) -> bool {
+        self.stopping || self.contention == Contention::StandAside
+    }
+
+    fn standby_wake(&self) -> Option<BootTime> {
+        let Effort::Rest { until } = self.effort else { return None };
+        let vacate = matches!(self.latest, Latest::Absent) && !self.fresh_installation;
+        if matches!(self.latest, Latest::Unread) || vacate {
+            return Some(until);
+        }
+        (self.contention == Contention::Contend).then(|| until.max(self.ready_at().unwrap_or(until)))
+    }
+
+    fn ready_at(&self) -> Option<BootTime> {
+        match self.barriers.readiness() {
+            Readiness::Now => None,
+            Readiness::After(expiry) => Some(expiry + self.timing.rank_jitter(self.identity.rank())),
+        }
+    }
+
+    fn renewal_due(&self, office: &InOffice) -> BootTime {
+        let Effort::Rest { until } = self.effort else { return office.confirmed_sent };
+        let unsettled = self.open.range(office.confirmed + 1..).next().is_some();
+        if unsettled { until } else { until.max(self.timing.renew_at(office.confirmed_sent)) }
+    }
+}
