@@ -5,7 +5,9 @@
 //! Connections are HTTP/1.1,
 //! over TLS or plain. hyper is used below axum, because a fault must be able to break a connection.
 
-use std::{fs, io, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{
+    fs, io, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration,
+};
 
 use axum::{BoxError, Router, body::Body, response::IntoResponse};
 use http::{HeaderMap, Request, Response, header};
@@ -23,6 +25,10 @@ use crate::{Sandbox, http::Caller, service, status::Failure, tls};
 
 /// What anyone may ask without a token, as on a real cluster.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
+
+/// How long a connection may be idle. Longer than clients keep one in their pools (90 s in hyper and Go): a server that
+/// closes first now and then breaks a request that was just sent, which no API server is known for.
+const IDLE_MAX: Duration = Duration::from_mins(5);
 
 /// How to serve a [`Sandbox`].
 #[derive(Debug)]
@@ -111,7 +117,10 @@ impl Sandbox {
 /// Serves one connection until it ends. That it breaks is the client's affair, or a fault's doing.
 async fn connected(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, token: Arc<str>) {
     let answer = service_fn(move |request| handle(router.clone(), Arc::clone(&token), request));
-    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_MAX)
+        .serve_connection(TokioIo::new(stream), answer);
     connection.await.ok();
 }
 

@@ -178,6 +178,8 @@ impl Bench {
             for ((client, verb, resource), count) in &window.asked {
                 if client == identity {
                     total += count;
+                }
+                if client == identity && *count > 0 {
                     println!("  {role}: {verb} {resource}: {:.1} a minute", per_minute(*count, seconds));
                 }
             }

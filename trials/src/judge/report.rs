@@ -37,6 +37,10 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     let share = findings.ran_share;
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
+    row("replicas that ended by themselves", evidence.ended_by_themselves.len().to_string());
+    for ended in &evidence.ended_by_themselves {
+        row("", ended.clone());
+    }
     format!("{}\n{table}", findings.family)
 }
 

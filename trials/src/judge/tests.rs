@@ -58,6 +58,7 @@ fn clean(family: Family) -> Evidence {
         }],
         timeline: Timeline::fixed(millis(0), wall(0)),
         until: wall(3),
+        ended_by_themselves: Vec::new(),
     };
     for at in [500, 1_400] {
         evidence.probe.take(millis(at), b"5 a 0");
