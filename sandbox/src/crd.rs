@@ -50,7 +50,20 @@ pub(crate) fn validate(definition: &Value) -> Vec<Cause> {
             let field = format!("spec.versions[{index}].schema.openAPIV3Schema");
             causes.push(Cause::new("FieldValueRequired", field, "Required value: schemas are required"));
         }
+        for (feature, asked) in [
+            ("subresources.scale", &version["subresources"]["scale"]),
+            ("selectableFields", &version["selectableFields"]),
+        ] {
+            if !asked.is_null() {
+                let field = format!("spec.versions[{index}].{feature}");
+                causes.push(Cause::forbidden(field, format!("the sandbox does not support {feature}")));
+            }
+        }
         causes.extend(schema::check_definition(index, schema));
+    }
+    if spec["conversion"]["strategy"] == "Webhook" {
+        let why = "the sandbox does not support conversion by webhook";
+        causes.push(Cause::forbidden("spec.conversion.strategy", why));
     }
     causes
 }

@@ -14,19 +14,21 @@
 //!
 //! With a Status that names the feature: server-side apply, `continue`, `dryRun`, other propagation policies,
 //! `resourceVersionMatch=Exact`, `sendInitialEvents` (422; clients fall back to list and watch), protobuf bodies (415).
+//! A definition that asks for a conversion webhook, the scale subresource, selectable fields or a format that is not
+//! checked is refused when it is posted.
 //!
 //! # Left out
 //!
-//! `managedFields`, admission webhooks, garbage collection, conversion between versions, the scale subresource, RBAC
-//! (a fault rule can refuse with 403), persistence.
+//! `managedFields`, admission webhooks, garbage collection, RBAC (a fault rule can refuse with 403), OpenAPI v2,
+//! persistence.
 //!
 //! # Compared with a real API server
 //!
 //! `tests/conformance/` plays scenarios of requests and compares every answer, messages included, with the recorded one
 //! of a real API server; `make parity` records it anew. What is answered otherwise on purpose is listed, place by place
 //! and with the reason, in `tests/conformance/differences.yaml`: apart from what is refused or left out above, a
-//! definition is established and deleted at once, a duplicate field of a body is not noticed, columns of built-in kinds
-//! have no descriptions, and a few messages do not repeat the names of Go's types.
+//! definition is established and deleted at once, columns of built-in kinds have no descriptions, and a few messages do
+//! not repeat the names of Go's types.
 #![allow(
     clippy::disallowed_methods,
     reason = "the sandbox is the world outside: it waits on tokio's own time and spawns tasks without an owner"

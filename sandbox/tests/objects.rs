@@ -133,6 +133,7 @@ async fn a_default_that_comes_later_is_read_without_a_new_version() {
 #[rstest]
 #[case::rule(json!({ "type": "object", "x-kubernetes-validations": [{ "rule": "self.size >" }] }), "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule")]
 #[case::pattern(json!({ "type": "string", "pattern": "(" }), "spec.versions[0].schema.openAPIV3Schema.properties[spec].pattern")]
+#[case::format(json!({ "type": "string", "format": "uuid" }), "spec.versions[0].schema.openAPIV3Schema.properties[spec].format")]
 #[tokio::test(start_paused = true)]
 async fn a_definition_that_could_not_be_enforced_is_refused(#[case] spec: Value, #[case] field: &str) {
     let sandbox = Sandbox::builder().seed(1).build();
@@ -140,6 +141,24 @@ async fn a_definition_that_could_not_be_enforced_is_refused(#[case] spec: Value,
     assert_eq!(refused.code, 422, "{}", refused.body);
     assert_eq!(refused.body["details"]["causes"][0]["field"], field);
     assert_eq!(get(&sandbox, TOYS).await.code, 404);
+}
+
+#[rstest]
+#[case::scale("/spec/versions/0/subresources", json!({ "scale": {} }), "spec.versions[0].subresources.scale")]
+#[case::fields("/spec/versions/0", json!({ "selectableFields": [{ "jsonPath": ".spec.size" }] }), "spec.versions[0].selectableFields")]
+#[case::webhook("/spec", json!({ "conversion": { "strategy": "Webhook" } }), "spec.conversion.strategy")]
+#[tokio::test(start_paused = true)]
+async fn a_definition_that_asks_for_what_is_not_there_is_refused(
+    #[case] place: &str,
+    #[case] addition: Value,
+    #[case] field: &str,
+) {
+    let sandbox = Sandbox::builder().seed(1).build();
+    let mut definition = definition(&loose());
+    let part = definition.pointer_mut(place).and_then(Value::as_object_mut).unwrap();
+    part.extend(addition.as_object().unwrap().clone());
+    let refused = post(&sandbox, DEFINITIONS, &definition).await;
+    assert_eq!((refused.code, &refused.body["details"]["causes"][0]["field"]), (422, &json!(field)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -85,8 +85,32 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>, st
     }
 }
 
+/// The formats that a real API server checks and the sandbox does not.
+const UNCHECKED_FORMATS: [&str; 20] = [
+    "bsonobjectid",
+    "uri",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "cidr",
+    "mac",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "creditcard",
+    "ssn",
+    "byte",
+    "date",
+    "duration",
+];
+
 /// What is wrong with the schemas of a definition, as far as they could not be enforced: a pattern or a CEL rule that
-/// does not compile.
+/// does not compile, a format that is not checked.
 pub(crate) fn check_definition(version: usize, document: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let base = format!("spec.versions[{version}].schema.openAPIV3Schema");
@@ -94,6 +118,11 @@ pub(crate) fn check_definition(version: usize, document: &Value) -> Vec<Cause> {
         if let Some(Err(error)) = node["pattern"].as_str().map(Regex::new) {
             let text = format!("must be a valid regular expression, but isn't: {error}");
             causes.push(Cause::invalid(format!("{base}{path}.pattern"), &node["pattern"], text));
+        }
+        let format = node["format"].as_str().filter(|format| UNCHECKED_FORMATS.contains(format));
+        if let Some(format) = format {
+            let why = format!("the sandbox does not check the format {format}");
+            causes.push(Cause::forbidden(format!("{base}{path}.format"), why));
         }
         if !node["x-kubernetes-validations"].is_array() {
             return;
