@@ -6,7 +6,7 @@
     reason = "real sockets need real time, and a test fails by panicking"
 )]
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -17,7 +17,11 @@ use hyper_util::{
 };
 use sandbox::{Fault, FaultRule, HoldId, Sandbox, ServeOptions, Verb};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpListener,
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Longer than any answer takes, shorter than a person's patience.
@@ -174,4 +178,47 @@ async fn requests_are_counted_by_client_verb_and_resource_even_if_they_fail() {
     let row =
         |verb: &str, count: u64| json!({ "client": "replica-0", "verb": verb, "resource": "leases", "count": count });
     assert_eq!(counts, json!([row("create", 1), row("get", 2)]));
+}
+
+#[tokio::test]
+async fn another_process_can_cut_a_client_off_and_heal_it() {
+    let server = Server::start().await;
+    server.ask("secret", "POST", "/sandbox/partitions/replica-0", &Value::Null).await.unwrap();
+    let one = lease("one");
+    let lost = server.ask("secret.replica-0", "POST", LEASES, &one);
+    // Long enough for an answer to have come.
+    assert!(timeout(Duration::from_millis(300), lost).await.is_err(), "nothing tells the client");
+    let (status, _) = server.ask("secret.replica-1", "GET", &format!("{LEASES}/one"), &Value::Null).await.unwrap();
+    assert_eq!(status, StatusCode::NOT_FOUND, "the request was lost on its way");
+    server.ask("secret", "DELETE", "/sandbox/partitions/replica-0", &Value::Null).await.unwrap();
+    let (status, _) = server.ask("secret.replica-0", "POST", LEASES, &one).await.unwrap();
+    assert_eq!(status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn the_program_serves_its_clients_until_its_parent_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sandbox"))
+        .args(["--clients", "replica-0", "--until-stdin-closes", "--kubeconfig"])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(address.starts_with("https://127.0.0.1:"), "{address}");
+    for name in ["kubeconfig", "kubeconfig.replica-0"] {
+        let kubeconfig = kube::config::Kubeconfig::read_from(folder.path().join(name)).unwrap();
+        let options = kube::config::KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        let client = kube::Client::try_from(config).unwrap();
+        assert_eq!(client.apiserver_version().await.unwrap().git_version, "v1.36.3+sandbox");
+        let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::default_namespaced(client);
+        assert!(leases.list(&kube::api::ListParams::default()).await.unwrap().items.is_empty(), "the token is taken");
+    }
+    drop(child.stdin.take());
+    assert!(timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap().success());
 }
