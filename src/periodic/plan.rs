@@ -65,6 +65,8 @@ pub struct PlanInput<'a> {
     pub rules: &'a Rules,
     /// How many runs are active.
     pub active: usize,
+    /// Under Forbid, when the run that was active last has ended: slots up to then were due while it was.
+    pub occupied_until: Option<Instant>,
     /// Whether the job is to be run now, by annotation.
     pub triggered: bool,
 }
@@ -111,6 +113,7 @@ struct Piece<'a> {
     schedule: &'a Schedule,
     suspended: bool,
     missed: bool,
+    occupied: bool,
 }
 
 /// Decides every slot that is due. See the module's documentation.
@@ -132,7 +135,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
 fn pieces<'a>(input: &PlanInput<'a>) -> Vec<Piece<'a>> {
     let edit_seen = input.edit.map(|edit| edit.seen);
     let mut cuts = vec![input.mark, input.now];
-    cuts.extend([edit_seen, Some(input.first_plan)].into_iter().flatten());
+    cuts.extend([edit_seen, Some(input.first_plan), occupied_until(input)].into_iter().flatten());
     cuts.retain(|cut| (input.mark..=input.now).contains(cut));
     cuts.sort_unstable();
     cuts.dedup();
@@ -145,9 +148,14 @@ fn pieces<'a>(input: &PlanInput<'a>) -> Vec<Piece<'a>> {
         let schedule = timetable.schedule.as_ref()?;
         // Nothing is started by the schedule while the newest spec says so, whichever timetable a slot belongs to.
         let suspended = timetable.suspend || input.timetable.suspend;
-        Some(Piece { from, to, schedule, suspended, missed: to <= input.first_plan })
+        let occupied = occupied_until(input).is_some_and(|until| to <= until);
+        Some(Piece { from, to, schedule, suspended, missed: to <= input.first_plan, occupied })
     };
     cuts.windows(2).filter_map(piece).collect()
+}
+
+fn occupied_until(input: &PlanInput<'_>) -> Option<Instant> {
+    input.occupied_until.filter(|_| input.rules.concurrency == ConcurrencyPolicy::Forbid)
 }
 
 /// The missed slot that is to be run, if any.
@@ -237,6 +245,7 @@ impl<'a> Planner<'a> {
         }
         let mut from = in_time.from;
         while self.capacity > 0
+            && !piece.occupied
             && let Some(slot) = in_time.next_after(from)
         {
             self.start_or_overlap(slot);

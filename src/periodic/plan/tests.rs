@@ -40,6 +40,7 @@ fn input<'a>(timetable: &'a Timetable, rules: &'a Rules, now: i64) -> PlanInput<
         edit: None,
         rules,
         active: 0,
+        occupied_until: None,
         triggered: false,
     }
 }
@@ -71,6 +72,14 @@ fn a_slot_due_while_a_run_is_active_is_an_overlap_under_forbid() {
     let plan = plan(&PlanInput { active: 1, ..input(&timetable, &rules, 2_500) });
     assert_eq!(summary(&plan), [(Disposition::Overlap, 2)]);
     assert!(plan.starts.is_empty());
+}
+
+#[test]
+fn a_slot_that_was_due_before_the_active_run_ended_is_an_overlap_though_it_is_decided_later() {
+    let (timetable, rules) = (each_second(), rules());
+    let plan = plan(&PlanInput { occupied_until: Some(at(2_500)), ..input(&timetable, &rules, 3_000) });
+    assert_eq!(summary(&plan), [(Disposition::Overlap, 2), (Disposition::Ran, 1)]);
+    assert_eq!(plan.starts, [at(3_000)]);
 }
 
 #[test]
@@ -246,6 +255,7 @@ struct Life {
     now: i64,
     mark: Instant,
     active: usize,
+    occupied_until: Option<Instant>,
     first_plan: Option<Instant>,
     adopted: Timetable,
     newest: Timetable,
@@ -274,6 +284,7 @@ proptest! {
             now: 0,
             mark: origin,
             active: 0,
+            occupied_until: None,
             first_plan: None,
             adopted: every(interval),
             newest: every(interval),
@@ -286,8 +297,12 @@ proptest! {
             match step {
                 Step::Pass(millis) => life.now += millis,
                 Step::GoBack(millis) => life.now -= millis,
-                Step::RunsEnd => life.active = 0,
+                Step::RunsEnd => {
+                    life.occupied_until = (life.active > 0).then(|| at(life.now));
+                    life.active = 0;
+                }
                 Step::NewTerm => {
+                    life.occupied_until = None;
                     life.first_plan = None;
                     // A new leader has not seen the edit; it sees it now.
                     life.seen = life.seen.map(|_| at(life.now));
@@ -309,6 +324,7 @@ proptest! {
                 edit,
                 rules: &rules,
                 active: life.active,
+                occupied_until: life.occupied_until,
                 triggered: false,
             };
             let made = plan(&input);

@@ -1,0 +1,597 @@
+//! The loop of the scheduler: it hears the watch, the election, the clock and the answers, and takes each job's next step.
+//!
+//! It is one task that owns everything it knows about jobs, so that there is nothing to lock and the order of decisions
+//! follows from the order of events. Requests and attempts run beside it and come back as events. A wake-up by the time of
+//! day re-reads the clock at least every second, because the wall clock may be stepped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use kube::{Client, Resource, ResourceExt, runtime::watcher};
+use tokio::sync::watch;
+
+use super::{
+    alarms::Alarms,
+    feed::{Feed, Guarded},
+    job::{Job, Planning, Run, RunState, Step, Surroundings, Write, WriteKind},
+    observer::{Observer, Urgency},
+    run::Ended,
+    scheduler::{SchedulerParts, SchedulerState},
+    skew::Skew,
+    store::{self, ReadAnswer, WriteAnswer},
+};
+use crate::{
+    action::{Action, JobRef},
+    api::{Instant, PeriodicJob, TermRef},
+    apiserver::{ApiServer, DateSeen},
+    backoff::Backoff,
+    clock::{BootTime, SharedClock},
+    election::{Leadership, Standing, Term},
+    entropy::SharedEntropy,
+    tasks::Tasks,
+};
+
+/// The loop's state.
+pub(super) struct Engine {
+    pub(super) clock: SharedClock,
+    pub(super) entropy: SharedEntropy,
+    pub(super) tasks: Tasks,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) action: Arc<dyn Action>,
+    pub(super) jobs: BTreeMap<JobRef, Job>,
+    pub(super) office: Option<Office>,
+    pub(super) doings: FuturesUnordered<BoxFuture<'static, Event>>,
+    pub(super) planning: Planning,
+    pub(super) unreadable: BTreeSet<JobRef>,
+    api: ApiServer,
+    facts: Client,
+    leadership: Leadership,
+    standing: watch::Receiver<Standing>,
+    dates: Vec<watch::Receiver<Option<DateSeen>>>,
+    feed: Feed,
+    controller: String,
+    catch_up_pause: Duration,
+    next_catch_up: BootTime,
+    alarms: Alarms,
+    requests: usize,
+    queue: VecDeque<JobRef>,
+    queued: BTreeSet<JobRef>,
+    listed: Option<BTreeSet<JobRef>>,
+    skew: Skew,
+    state: watch::Sender<SchedulerState>,
+    drain: watch::Receiver<Option<BootTime>>,
+    cut_off: bool,
+    elector_gone: bool,
+    published: BootTime,
+    shown_is_stale: bool,
+    write_prefix: String,
+    writes: u64,
+}
+
+/// A term in office.
+pub(super) struct Office {
+    pub(super) term: Term,
+    pub(super) name: TermRef,
+    gated: Client,
+}
+
+/// What comes back from a request or an attempt.
+#[derive(Debug)]
+pub(super) enum Event {
+    Read { job: JobRef, uid: String, answer: ReadAnswer },
+    Wrote { job: JobRef, uid: String, kind: WriteKind, answer: WriteAnswer },
+    Ended { job: JobRef, uid: String, run_id: String, ended: Ended },
+}
+
+#[derive(Debug)]
+enum Turn {
+    Standing,
+    ElectorGone,
+    Drain,
+    Event(Box<Event>),
+    Watch(Box<watcher::Event<Guarded>>),
+    Tick,
+}
+
+/// How many requests may be under way at once: enough to keep a leader of 10,000 jobs busy, and few enough that an API
+/// server's fairness queue does not stretch each answer.
+const REQUESTS_MAX: usize = 64;
+
+/// A wake-up by the time of day re-reads the clock at least this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the state is shown at most.
+const SHOWN_EVERY: Duration = Duration::from_millis(250);
+
+/// What remains of the drain time for recording what was cut off.
+const RECORDING_TIME: Duration = Duration::from_secs(1);
+
+/// The pause after a request that came to nothing.
+const SETBACK_PAUSE: Backoff = Backoff { initial: Duration::from_millis(25), max: Duration::from_secs(5) };
+
+impl Engine {
+    pub(super) fn new(
+        parts: SchedulerParts,
+        state: watch::Sender<SchedulerState>,
+        drain: watch::Receiver<Option<BootTime>>,
+    ) -> Self {
+        let mut dates = parts.dates;
+        dates.push(parts.api.date());
+        let rate = parts.settings.catch_up_rate.max(1);
+        Self {
+            jobs: BTreeMap::new(),
+            office: None,
+            doings: FuturesUnordered::new(),
+            planning: Planning::Open,
+            unreadable: BTreeSet::new(),
+            facts: parts.api.client(),
+            standing: parts.leadership.watch(),
+            leadership: parts.leadership,
+            dates,
+            feed: Feed::new(&parts.api, &parts.scope, parts.clock.clone(), parts.entropy.clone()),
+            controller: parts.controller,
+            catch_up_pause: Duration::from_secs(1) / rate,
+            next_catch_up: parts.clock.boot(),
+            alarms: Alarms::default(),
+            requests: 0,
+            queue: VecDeque::new(),
+            queued: BTreeSet::new(),
+            listed: None,
+            skew: Skew::new(parts.settings.max_clock_skew),
+            state,
+            drain,
+            cut_off: false,
+            elector_gone: false,
+            published: parts.clock.boot(),
+            shown_is_stale: true,
+            write_prefix: parts.entropy.nonce(),
+            writes: 0,
+            api: parts.api,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            tasks: parts.tasks,
+            observer: parts.observer,
+            action: parts.action,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            self.look_at_the_election();
+            self.look_at_the_clock();
+            self.publish();
+            if self.is_over() {
+                return;
+            }
+            match self.next_turn().await {
+                Turn::Standing | Turn::Drain => {}
+                Turn::ElectorGone => self.elector_gone = true,
+                Turn::Event(event) => self.on_event(*event),
+                Turn::Watch(event) => self.on_watch(*event),
+                Turn::Tick => {
+                    for job in self.alarms.take_due(self.now(), self.clock.boot()) {
+                        self.advance(&job);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_turn(&mut self) -> Turn {
+        let sleep = self.sleep();
+        let term = self.office.as_ref().map(|office| office.term.clone());
+        tokio::select! {
+            biased;
+            () = self.leadership.stopping(), if self.planning == Planning::Open => Turn::Drain,
+            changed = self.standing.changed(), if !self.elector_gone => if changed.is_ok() { Turn::Standing } else { Turn::ElectorGone },
+            () = ended(term) => Turn::Standing,
+            Ok(()) = self.drain.changed() => Turn::Drain,
+            Some(event) = self.doings.next() => Turn::Event(Box::new(event)),
+            event = self.feed.next() => Turn::Watch(Box::new(event)),
+            () = sleep => Turn::Tick,
+        }
+    }
+
+    /// Waits until the first alarm. By the time of day it waits a second at most: that clock may be stepped.
+    fn sleep(&self) -> BoxFuture<'static, ()> {
+        let boot = self.clock.boot();
+        let mut until = self.alarms.first_boot();
+        let mut sooner = |at: BootTime| until = Some(until.map_or(at, |known| known.min(at)));
+        if let Some(first) = self.alarms.first_wall() {
+            let left = first.timestamp().duration_since(self.skew.now(&*self.clock));
+            let left = Duration::try_from(left).unwrap_or_default();
+            sooner(boot + left.min(LOOK_AGAIN));
+        }
+        if self.office.is_some() || self.state.borrow().clock_skew.is_some() || self.shown_is_stale {
+            sooner(boot + LOOK_AGAIN);
+        }
+        if let Some(deadline) = *self.drain.borrow() {
+            let cut_at = deadline.saturating_sub(RECORDING_TIME);
+            sooner(if self.cut_off { deadline } else { cut_at });
+        }
+        match until {
+            Some(until) => self.clock.sleep_until(until),
+            None => std::future::pending().boxed(),
+        }
+    }
+
+    /// The time of day for decisions.
+    pub(super) fn now(&self) -> Instant {
+        Instant::new(self.skew.now(&*self.clock))
+    }
+
+    fn look_at_the_election(&mut self) {
+        let in_office = match &*self.standing.borrow_and_update() {
+            Standing::Leading(term) if term.check().is_ok() => Some(term.clone()),
+            _ => None,
+        };
+        if self.office.as_ref().map(|office| &office.term) == in_office.as_ref() {
+            return;
+        }
+        if self.office.take().is_some() {
+            self.leave_office();
+        }
+        if let Some(term) = in_office {
+            self.enter_office(term);
+        }
+    }
+
+    fn enter_office(&mut self, term: Term) {
+        let name = TermRef { token: term.token(), nonce: term.nonce().to_owned() };
+        tracing::info!(token = name.token, jobs = self.jobs.len(), "Jobs are scheduled here");
+        self.office = Some(Office { gated: self.api.gated_client(term.guard()), name, term });
+        self.next_catch_up = self.clock.boot();
+        self.jobs.values_mut().for_each(Job::term_began);
+        self.advance_all();
+    }
+
+    fn leave_office(&mut self) {
+        tracing::info!("Jobs are no longer scheduled here");
+        let now = self.now();
+        self.jobs.values_mut().for_each(|job| job.give_back_waiting(now));
+        self.observer.office_left();
+        self.advance_all();
+    }
+
+    fn advance_all(&mut self) {
+        let jobs: Vec<JobRef> = self.jobs.keys().cloned().collect();
+        for job in &jobs {
+            self.advance(job);
+        }
+    }
+
+    /// Whether new runs may be planned: not while the replica stops, nor while its clock is wrong.
+    fn look_at_the_clock(&mut self) {
+        for date in &mut self.dates {
+            if let Some(seen) = *date.borrow_and_update() {
+                self.skew.note(seen);
+            }
+        }
+        let wrong = self.skew.look(&*self.clock);
+        let changed = self.state.borrow().clock_skew.is_some() != wrong.is_some();
+        if changed {
+            if let Some(by) = wrong {
+                let seconds = by.as_secs_f64();
+                tracing::error!(
+                    seconds,
+                    "ClockSkew: the time of day here is not the API server's; nothing new is planned"
+                );
+            } else {
+                tracing::info!("The time of day here is the API server's again");
+            }
+        }
+        let stopping = self.drain.borrow().is_some() || self.leadership.is_stopping();
+        let planning = if stopping || wrong.is_some() { Planning::Closed } else { Planning::Open };
+        if self.state.borrow().clock_skew != wrong {
+            self.state.send_modify(|state| state.clock_skew = wrong);
+        }
+        if planning != self.planning {
+            self.planning = planning;
+            let now = self.now();
+            if planning == Planning::Closed {
+                self.jobs.values_mut().for_each(|job| job.give_back_waiting(now));
+            }
+            self.advance_all();
+        }
+        self.cut_off_at_the_end_of_the_drain();
+    }
+
+    fn cut_off_at_the_end_of_the_drain(&mut self) {
+        let Some(deadline) = *self.drain.borrow() else { return };
+        if self.cut_off || self.clock.boot() < deadline.saturating_sub(RECORDING_TIME) {
+            return;
+        }
+        self.cut_off = true;
+        for run in self.jobs.values().flat_map(|job| job.runs.values()) {
+            if let RunState::Acting(cancel) = &run.state {
+                cancel.cancel();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let past_deadline = self.drain.borrow().is_some_and(|deadline| self.clock.boot() >= deadline);
+        let elector_gone = self.elector_gone || matches!(*self.standing.borrow(), Standing::Stopped);
+        past_deadline || self.state.borrow().drained || (elector_gone && self.is_idle())
+    }
+
+    fn is_idle(&self) -> bool {
+        let is_busy = |job: &Job| job.busy || job.runs.values().any(|run| !matches!(run.state, RunState::Waiting));
+        !self.jobs.values().any(is_busy)
+    }
+
+    /// Shows the state: at once while a drain waits for it, else a few times a second, because it looks at every job.
+    fn publish(&mut self) {
+        let boot = self.clock.boot();
+        let draining = self.drain.borrow().is_some();
+        self.shown_is_stale = !draining && boot < self.published + SHOWN_EVERY;
+        if self.shown_is_stale {
+            return;
+        }
+        self.published = boot;
+        let mut state = SchedulerState {
+            synced: self.state.borrow().synced,
+            jobs: self.jobs.len(),
+            unreadable: self.unreadable.len(),
+            clock_skew: self.state.borrow().clock_skew,
+            drained: draining && self.is_idle(),
+            ..SchedulerState::default()
+        };
+        for job in self.jobs.values() {
+            state.foreign += usize::from(job.said == Some(super::job::Standoff::Foreign));
+            for run in job.runs.values() {
+                match run.state {
+                    RunState::Acting(_) => state.acting += 1,
+                    RunState::Waiting => {}
+                    _ => state.unrecorded += 1,
+                }
+            }
+        }
+        self.state.send_if_modified(|shown| {
+            let changed = *shown != state;
+            if shown.foreign != state.foreign {
+                self.observer.foreign_objects(state.foreign);
+            }
+            *shown = state;
+            changed
+        });
+    }
+
+    fn on_watch(&mut self, event: watcher::Event<Guarded>) {
+        match event {
+            watcher::Event::Init => self.listed = Some(BTreeSet::new()),
+            watcher::Event::InitApply(object) => {
+                let seen = self.see(object);
+                if let (Some(listed), Some(job)) = (&mut self.listed, seen) {
+                    listed.insert(job);
+                }
+            }
+            watcher::Event::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                let gone: Vec<JobRef> = self.jobs.keys().filter(|job| !listed.contains(*job)).cloned().collect();
+                for job in &gone {
+                    self.gone(job, None);
+                }
+                self.unreadable.retain(|job| listed.contains(job));
+                self.state.send_modify(|state| state.synced = true);
+            }
+            watcher::Event::Apply(object) => drop(self.see(object)),
+            watcher::Event::Delete(object) => {
+                let (Some(namespace), Some(name)) = (object.namespace(), object.meta().name.clone()) else { return };
+                let job = JobRef { namespace, name };
+                self.unreadable.remove(&job);
+                self.gone(&job, object.uid().as_deref());
+            }
+        }
+    }
+
+    /// Takes in an object from the watch.
+    fn see(&mut self, object: Guarded) -> Option<JobRef> {
+        let key = JobRef { namespace: object.namespace()?, name: object.meta().name.clone()? };
+        match object.0 {
+            Ok(object) => {
+                self.unreadable.remove(&key);
+                self.take_in(&key, Box::new(object));
+            }
+            Err(unreadable) => {
+                if self.unreadable.insert(key.clone()) {
+                    let uid = unreadable.metadata.uid.clone().unwrap_or_default();
+                    let note = format!("this version of Tenure cannot read the object: {}", unreadable.error);
+                    self.notice(&key, &uid, Urgency::Warning, "Unreadable", note);
+                }
+                self.gone(&key, None);
+            }
+        }
+        Some(key)
+    }
+
+    pub(super) fn take_in(&mut self, key: &JobRef, object: Box<PeriodicJob>) {
+        let now = self.now();
+        match self.jobs.get_mut(key) {
+            None => {
+                if let Some(job) = Job::new(&object, now) {
+                    self.jobs.insert(key.clone(), job);
+                }
+            }
+            Some(job) if object.uid().as_deref() == Some(&job.uid) => {
+                let news = job.absorb(&object, now);
+                if self.office.is_some() {
+                    let uid = job.uid.clone();
+                    self.tell_news(key, &uid, &news);
+                }
+            }
+            // Another object of that name: it waits until what the one before it started has ended.
+            Some(job) => {
+                job.successor = Some(object);
+                job.deleted = true;
+            }
+        }
+        self.advance(key);
+    }
+
+    fn gone(&mut self, key: &JobRef, uid: Option<&str>) {
+        if let Some(job) = self.jobs.get_mut(key)
+            && uid.is_none_or(|uid| uid == job.uid)
+        {
+            job.deleted = true;
+            self.advance(key);
+        }
+    }
+
+    /// Takes the next step for a job, if nothing is under way for it.
+    pub(super) fn advance(&mut self, key: &JobRef) {
+        let Some(mut job) = self.jobs.remove(key) else { return };
+        self.alarms.clear(key);
+        if job.deleted {
+            self.bury(key, job);
+            return;
+        }
+        self.start_due_attempts(&mut job);
+        if !job.busy {
+            self.step(&mut job);
+        }
+        self.set_alarms(&job);
+        self.tell_gauges(&job);
+        self.jobs.insert(key.clone(), job);
+    }
+
+    /// Ends what a deleted job has going on, and makes room for its successor.
+    fn bury(&mut self, key: &JobRef, mut job: Job) {
+        self.cancel_runs(&mut job);
+        if job.busy || !job.runs.is_empty() {
+            self.jobs.insert(key.clone(), job);
+            return;
+        }
+        self.observer.job_forgotten(key);
+        if let Some(successor) = job.successor.take() {
+            self.take_in(key, successor);
+        }
+    }
+
+    fn step(&mut self, job: &mut Job) {
+        let boot = self.clock.boot();
+        if job.pause_until.is_some_and(|until| boot < until) {
+            return;
+        }
+        job.pause_until = None;
+        if self.requests >= REQUESTS_MAX {
+            if self.queued.insert(job.key.clone()) {
+                self.queue.push_back(job.key.clone());
+            }
+            return;
+        }
+        self.writes += 1;
+        let write_id = format!("{}-{}", self.write_prefix, self.writes);
+        let around = Surroundings {
+            now: self.now(),
+            term: self.office.as_ref().map(|office| &office.name),
+            controller: &self.controller,
+            planning: self.planning,
+            write_id: &write_id,
+        };
+        match job.next_step(&around) {
+            Ok(Step::Rest) => job.said = None,
+            Ok(Step::Read) => self.read(job),
+            Ok(Step::Write(write)) => {
+                job.said = None;
+                self.write_when_it_is_its_turn(job, *write, boot);
+            }
+            Ok(Step::StandOff(standoff)) => self.stand_off(job, standoff),
+            Err(error) => tracing::error!(periodicjob = %job.key, %error, "A write cannot be built"),
+        }
+    }
+
+    /// Catch-up starts are paced: after a take-over, everything that was missed would start at once.
+    fn write_when_it_is_its_turn(&mut self, job: &mut Job, write: Write, boot: BootTime) {
+        if write.catches_up {
+            let turn = *job.catch_up_at.get_or_insert_with(|| {
+                let turn = self.next_catch_up.max(boot);
+                self.next_catch_up = turn + self.catch_up_pause;
+                turn
+            });
+            if boot < turn {
+                return;
+            }
+        }
+        if matches!(write.kind, WriteKind::Intent { .. }) {
+            let now = self.now();
+            job.first_plan.get_or_insert(now);
+        }
+        let (uid, key, clock) = (job.uid.clone(), job.key.clone(), self.clock.clone());
+        let client = match (&self.office, write.kind.is_fact()) {
+            (_, true) => self.facts.clone(),
+            (Some(office), false) => office.gated.clone(),
+            (None, false) => return,
+        };
+        // The hand-over waits for the answer: a stored intent is then acted on and not left to the successor.
+        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
+        let Write { patch, kind, .. } = write;
+        self.begin(job, async move {
+            let answer = store::write(client, clock, key.clone(), patch).await;
+            drop(hold);
+            Event::Wrote { job: key, uid, kind, answer }
+        });
+    }
+
+    fn read(&mut self, job: &mut Job) {
+        let (client, clock) = (self.facts.clone(), self.clock.clone());
+        let (key, uid) = (job.key.clone(), job.uid.clone());
+        self.begin(job, async move {
+            let answer = store::read(client, clock, key.clone()).await;
+            Event::Read { job: key, uid, answer }
+        });
+    }
+
+    fn begin(&mut self, job: &mut Job, request: impl Future<Output = Event> + Send + 'static) {
+        job.busy = true;
+        self.requests += 1;
+        self.doings.push(request.boxed());
+    }
+
+    /// A request has come back: another one may go.
+    pub(super) fn request_ended(&mut self) {
+        self.requests = self.requests.saturating_sub(1);
+        while self.requests < REQUESTS_MAX
+            && let Some(next) = self.queue.pop_front()
+        {
+            self.queued.remove(&next);
+            self.advance(&next);
+        }
+    }
+
+    /// Says no to a job for a while: its request came to nothing.
+    pub(super) fn set_back(&self, job: &mut Job) {
+        job.setbacks = job.setbacks.saturating_add(1);
+        // The first one is nobody's fault: an edit came in between. What was read then is acted on at once.
+        let wait = if job.setbacks > 1 { SETBACK_PAUSE.wait(job.setbacks, &*self.entropy) } else { Duration::ZERO };
+        job.pause_until = Some(self.clock.boot() + wait);
+    }
+
+    fn set_alarms(&mut self, job: &Job) {
+        let in_office = self.office.is_some() && self.planning == Planning::Open;
+        let waits = job.runs.values().filter(|run| matches!(run.state, RunState::Waiting));
+        let retry = waits.map(|run| run.intent.not_before).min();
+        let wall = [job.wake, retry].into_iter().flatten().min().filter(|_| in_office && !job.busy);
+        let boot = self.clock.boot();
+        let pause = job.pause_until.filter(|until| *until > boot);
+        let catch_up = job.catch_up_at.filter(|turn| *turn > boot);
+        self.alarms.set(&job.key, wall, [pause, catch_up].into_iter().flatten().min());
+    }
+
+    pub(super) fn run_is_stored(&self, run_id: &str, job: &Job) -> Option<Run> {
+        let intent = job.status.as_ref()?.active.get(run_id)?.clone();
+        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
+        Some(Run { intent, state: RunState::Waiting, hold })
+    }
+}
+
+async fn ended(term: Option<Term>) {
+    match term {
+        Some(term) => term.ended().await,
+        None => std::future::pending().await,
+    }
+}

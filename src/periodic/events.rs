@@ -1,0 +1,355 @@
+//! What the loop does when a request or an attempt has come back, and what it tells about it.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    engine::{Engine, Event},
+    job::{Job, News, Planning, Run, RunState, Standoff, WriteKind},
+    observer::{AttemptFailure, AttemptStart, JobGauges, Notice, RunReport, Urgency},
+    record::RunEnd,
+    run::{self, After, Ended},
+    store::{ReadAnswer, WriteAnswer},
+};
+use crate::{
+    action::{Attempt, JobRef},
+    api::{ActiveRun, ConcurrencyPolicy, ConditionStatus, ConditionType, Instant, Outcome, PeriodicJob},
+    election::TermEnded,
+};
+
+/// The action's name in metrics.
+const ACTION: &str = "http";
+
+impl Engine {
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Read { job, uid, answer } => self.on_read(&job, &uid, answer),
+            Event::Wrote { job, uid, kind, answer } => self.on_wrote(&job, &uid, &kind, answer),
+            Event::Ended { job, uid, run_id, ended } => self.on_ended(&job, &uid, &run_id, &ended),
+        }
+    }
+
+    fn on_read(&mut self, key: &JobRef, uid: &str, answer: ReadAnswer) {
+        let mut found = None;
+        if let Some(mut job) = self.jobs.remove(key) {
+            job.busy = false;
+            match answer {
+                _ if job.uid != uid => {}
+                ReadAnswer::Found(object) => {
+                    job.doubtful = false;
+                    found = Some(object);
+                }
+                ReadAnswer::Gone => job.deleted = true,
+                ReadAnswer::Unreadable(error) | ReadAnswer::Failed(error) => {
+                    if job.setbacks <= 1 {
+                        tracing::warn!(periodicjob = %key, error, "A job cannot be read");
+                    }
+                    self.set_back(&mut job);
+                }
+            }
+            self.jobs.insert(key.clone(), job);
+        }
+        match found {
+            Some(object) => self.take_in(key, object),
+            None => self.advance(key),
+        }
+        self.request_ended();
+    }
+
+    fn on_wrote(&mut self, key: &JobRef, uid: &str, kind: &WriteKind, answer: WriteAnswer) {
+        if let Some(mut job) = self.jobs.remove(key) {
+            if job.uid == uid {
+                job.busy = false;
+                self.take_answer(&mut job, kind, answer);
+            }
+            self.jobs.insert(key.clone(), job);
+        }
+        self.advance(key);
+        self.request_ended();
+    }
+
+    fn take_answer(&mut self, job: &mut Job, kind: &WriteKind, answer: WriteAnswer) {
+        match answer {
+            WriteAnswer::Written(object) => {
+                job.setbacks = 0;
+                self.written(job, kind, &object);
+            }
+            WriteAnswer::Refused => {
+                tracing::debug!(periodicjob = %job.key, ?kind, "A write was refused: it is read and planned again");
+                job.doubtful = true;
+                self.set_back(job);
+            }
+            WriteAnswer::Gone => job.deleted = true,
+            WriteAnswer::Unsent => {}
+            WriteAnswer::NotDone(error) => {
+                if job.setbacks == 0 {
+                    tracing::warn!(periodicjob = %job.key, error, "A status cannot be written");
+                }
+                self.set_back(job);
+            }
+            WriteAnswer::Unknown(error) => {
+                tracing::debug!(periodicjob = %job.key, error, "Whether a status was written is not known");
+                job.doubtful = true;
+                self.set_back(job);
+            }
+        }
+    }
+
+    fn written(&mut self, job: &mut Job, kind: &WriteKind, object: &PeriodicJob) {
+        let news = job.absorb(object, self.now());
+        if self.office.is_some() {
+            self.tell_news(&job.key, &job.uid, &news);
+        }
+        match kind {
+            WriteKind::First | WriteKind::Claim => {}
+            WriteKind::Intent { starts, trigger_refused } => {
+                for id in starts {
+                    if let Some(run) = self.run_is_stored(id, job) {
+                        job.runs.insert(id.clone(), run);
+                    }
+                }
+                if let Some(value) = trigger_refused {
+                    let note = format!("trigger {value:?} is not run: as many runs are active as may be");
+                    self.notice(&job.key, &job.uid, Urgency::Warning, "TriggerRefused", note);
+                }
+            }
+            WriteKind::Attempt(id) => {
+                if let Some(run) = self.run_is_stored(id, job) {
+                    job.runs.insert(id.clone(), run);
+                }
+            }
+            WriteKind::GiveUp(id, end) => {
+                tracing::warn!(periodicjob = %job.key, run = id, message = end.message, "A run is given up");
+                let report = RunReport {
+                    run_id: id,
+                    slot: end.at,
+                    action: ACTION,
+                    outcome: end.outcome,
+                    attempt: 0,
+                    took: Duration::ZERO,
+                    message: &end.message,
+                };
+                self.observer.run_ended(&job.key, &report);
+            }
+            WriteKind::Finished(id) | WriteKind::LeftOpen(id) => {
+                job.runs.remove(id);
+            }
+        }
+    }
+
+    /// Makes the attempts whose time has come. Their intents are stored; the guard is asked here once more, and by the
+    /// action as the last step before its first byte.
+    pub(super) fn start_due_attempts(&mut self, job: &mut Job) {
+        let Some(office) = &self.office else { return };
+        if office.term.check().is_err() || job.doubtful {
+            return;
+        }
+        let now = self.now();
+        let is_due = |run: &Run| {
+            let may_start = self.planning == Planning::Open || run.intent.attempt == 1;
+            matches!(run.state, RunState::Waiting)
+                && run.intent.term == office.name
+                && run.intent.not_before <= now
+                && may_start
+        };
+        let due: Vec<String> = job.runs.iter().filter(|(_, run)| is_due(run)).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.start_attempt(job, id, now);
+        }
+    }
+
+    fn start_attempt(&mut self, job: &mut Job, run_id: String, now: Instant) {
+        let (Some(office), Some(run)) = (&self.office, job.runs.get_mut(&run_id)) else { return };
+        let Some(action) = job.compiled.action.clone() else {
+            let message = format!("the spec is not valid: {}", job.compiled.readiness.message);
+            run.state = RunState::Finished(RunEnd { outcome: Outcome::Failed, message, at: now });
+            return;
+        };
+        let intent = &run.intent;
+        let attempt = Attempt {
+            run_id: run_id.clone(),
+            job: job.key.clone(),
+            slot: intent.slot.timestamp(),
+            attempt: intent.attempt,
+            guard: office.term.guard(),
+            action,
+            timeout: job.compiled.policy.timeout.min(intent.run_deadline.since(now)),
+        };
+        let in_time = intent.attempt == 1 && intent.trigger.is_none();
+        let missed = job.first_plan.is_none_or(|first| intent.slot <= first);
+        let start = AttemptStart {
+            run_id: &run_id,
+            slot: intent.slot,
+            attempt: intent.attempt,
+            lateness: (in_time && !missed).then(|| lateness(self.clock.wall(), intent.slot)),
+        };
+        self.observer.attempt_started(&job.key, &start);
+        tracing::debug!(periodicjob = %job.key, run = run_id, slot = %intent.slot, attempt = intent.attempt, "Attempt");
+        if run.hold.is_none() {
+            run.hold = office.term.hold().ok();
+        }
+        let cancel = CancellationToken::new();
+        run.state = RunState::Acting(cancel.clone());
+        let (term, action) = (office.term.clone(), self.action.clone());
+        let task = self.tasks.spawn("attempt", async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Ended::Stopped,
+                end = term.run(action.attempt(attempt)) => match end {
+                    Ok(end) => Ended::Attempt(end),
+                    Err(TermEnded) => Ended::TermOver,
+                },
+            }
+        });
+        let (key, uid) = (job.key.clone(), job.uid.clone());
+        self.doings.push(Box::pin(async move {
+            let ended = task.await.unwrap_or_else(|panicked| Ended::Panicked(panicked.message));
+            Event::Ended { job: key, uid, run_id, ended }
+        }));
+    }
+
+    fn on_ended(&mut self, key: &JobRef, uid: &str, run_id: &str, ended: &Ended) {
+        let now = self.now();
+        if let Some(mut job) = self.jobs.remove(key) {
+            if job.uid == uid {
+                self.attempt_ended(&mut job, run_id, ended, now);
+            }
+            self.jobs.insert(key.clone(), job);
+        }
+        self.advance(key);
+    }
+
+    fn attempt_ended(&mut self, job: &mut Job, run_id: &str, ended: &Ended, now: Instant) {
+        let deleted = job.deleted && *ended == Ended::Stopped;
+        let ended = if deleted { &Ended::Deleted } else { ended };
+        let retry_until = job.retry_until(now);
+        let Some(run) = job.runs.get_mut(run_id) else { return };
+        let policy = &job.compiled.policy;
+        match run::after_attempt(ended, &run.intent, policy, now, retry_until, &*self.entropy) {
+            After::Finish(end) => {
+                self.tell_end(&job.key, run_id, &run.intent, &end);
+                run.state = RunState::Finished(end);
+            }
+            After::StaysOpen(end) => {
+                self.tell_end(&job.key, run_id, &run.intent, &end);
+                run.state = RunState::LeftOpen(end);
+            }
+            After::Retry(retry) => {
+                let attempt = run.intent.attempt;
+                tracing::info!(
+                    periodicjob = %job.key, run = run_id, attempt, message = retry.message,
+                    wait_seconds = retry.wait.as_secs_f64(), bound_seconds = retry.bound.as_secs_f64(),
+                    "Attempt failed"
+                );
+                let (message, wait, bound) = (retry.message.as_str(), retry.wait, retry.bound);
+                let failure = AttemptFailure { run_id, attempt, message, wait, bound };
+                self.observer.attempt_failed(&job.key, &failure);
+                run.state = RunState::Failed(retry);
+            }
+        }
+        if job.compiled.rules.concurrency == ConcurrencyPolicy::Forbid {
+            job.occupied_until = Some(now);
+        }
+        if self.planning == Planning::Closed || self.office.is_none() {
+            job.give_back_waiting(now);
+        }
+    }
+
+    /// Cancels what a deleted job has going on; nothing is left to record it in.
+    pub(super) fn cancel_runs(&mut self, job: &mut Job) {
+        let now = self.now();
+        let (key, uid) = (job.key.clone(), job.uid.clone());
+        job.runs.retain(|id, run| match &run.state {
+            RunState::Acting(cancel) => {
+                cancel.cancel();
+                true
+            }
+            RunState::Finished(end) if end.outcome == Outcome::Cancelled => {
+                let note = format!("run {id} was cancelled because the job was deleted");
+                self.notice(&key, &uid, Urgency::Normal, "RunCancelled", note);
+                false
+            }
+            RunState::Waiting | RunState::Failed(_) => {
+                let message = "the job was deleted".to_owned();
+                self.tell_end(&key, id, &run.intent, &RunEnd { outcome: Outcome::Cancelled, message, at: now });
+                false
+            }
+            RunState::Finished(_) | RunState::LeftOpen(_) => false,
+        });
+    }
+
+    fn tell_end(&self, key: &JobRef, run_id: &str, intent: &ActiveRun, end: &RunEnd) {
+        let took = end.at.since(intent.started_at);
+        let (outcome, attempt) = (end.outcome, intent.attempt);
+        match outcome {
+            Outcome::Succeeded | Outcome::Cancelled => {
+                tracing::debug!(periodicjob = %key, run = run_id, attempt, outcome = outcome.as_str(), "Run ended");
+            }
+            _ => tracing::warn!(
+                periodicjob = %key, run = run_id, attempt, outcome = outcome.as_str(), message = end.message, "Run ended"
+            ),
+        }
+        let (slot, message) = (intent.slot, end.message.as_str());
+        let report = RunReport { run_id, slot, action: ACTION, outcome, attempt, took, message };
+        self.observer.run_ended(key, &report);
+    }
+
+    /// Tells what a new version of an object brought.
+    pub(super) fn tell_news(&self, key: &JobRef, uid: &str, news: &News) {
+        for (disposition, count) in &news.decided {
+            self.observer.slots_decided(key, *disposition, *count);
+        }
+        for condition in &news.turned {
+            let (urgency, reason) = match (condition.kind, condition.status) {
+                (ConditionType::Ready, ConditionStatus::False) => (Urgency::Warning, "NotReady"),
+                (ConditionType::LastRunSucceeded, ConditionStatus::False) => (Urgency::Warning, "RunFailed"),
+                (ConditionType::LastRunSucceeded, ConditionStatus::True) => (Urgency::Normal, "RunSucceeded"),
+                _ => continue,
+            };
+            self.notice(key, uid, urgency, reason, format!("{}: {}", condition.reason, condition.message));
+        }
+    }
+
+    pub(super) fn stand_off(&self, job: &mut Job, standoff: Standoff) {
+        // A deposed leader sees its successor's token: that is no regression, and soon the loop will know.
+        let deposed = self.office.as_ref().is_none_or(|office| office.term.check().is_err());
+        if deposed || job.said == Some(standoff) {
+            return;
+        }
+        job.said = Some(standoff);
+        let (reason, note) = match standoff {
+            Standoff::Foreign => {
+                let owner = job.status.as_ref().map(|status| status.controller.as_str()).unwrap_or_default();
+                ("ForeignController", format!("the Lease {owner} owns this job; it is not run here"))
+            }
+            Standoff::TokenRegressed => (
+                "TokenRegressed",
+                "the job was claimed by a term that is not before this one: the cluster's store may have been restored from \
+                 a backup; the job is not run until status.term is removed"
+                    .to_owned(),
+            ),
+        };
+        tracing::warn!(periodicjob = %job.key, reason, "Nothing is done about a job");
+        self.notice(&job.key, &job.uid, Urgency::Warning, reason, note);
+    }
+
+    pub(super) fn tell_gauges(&self, job: &Job) {
+        let Some(status) = job.status.as_ref().filter(|_| self.office.is_some() && job.said.is_none()) else { return };
+        let gauges = JobGauges {
+            last_success: status.last_successful_time,
+            next_slot: status.next_slots.first().copied(),
+            consecutive_failures: status.consecutive_failures,
+            active_runs: status.active.len(),
+        };
+        self.observer.job_changed(&job.key, gauges);
+    }
+
+    pub(super) fn notice(&self, job: &JobRef, uid: &str, urgency: Urgency, reason: &'static str, note: String) {
+        self.observer.notice(Notice { job: job.clone(), uid: uid.to_owned(), urgency, reason, note });
+    }
+}
+
+fn lateness(now: jiff::Timestamp, slot: Instant) -> Duration {
+    Duration::try_from(now.duration_since(slot.timestamp())).unwrap_or_default()
+}
