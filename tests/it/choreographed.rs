@@ -100,32 +100,43 @@ async fn a_leader_told_to_stop_while_frozen_does_not_release_its_successors_leas
     assert_eq!(holder(&lab).await, successor);
 }
 
+/// The leader hears of its own writes by their answers only.
+fn without_a_watch_for_the_leader(lab: &Lab) {
+    let silent = FaultRule::new(Fault::StaleWatch(SECOND * 3_600)).client("replica-0").verb(Verb::Watch);
+    lab.sandbox.faults().add(silent);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_read_back_of_the_write_before_confirms_nothing_of_the_one_that_was_lost() {
     let lab = Lab::new(1);
+    without_a_watch_for_the_leader(&lab);
     let replicas = three_with_the_worst_clocks(&lab).await;
-    let before = lease(&lab).await.metadata.resource_version;
     let faults = lab.sandbox.faults();
-    // The renewal hangs before the server; the read that settles it passes; every further write is lost.
-    let lost =
-        FaultRule::new(Fault::DropRequest { hang: true }).client("replica-0").verb(Verb::Update).resource("leases");
-    faults.add(lost);
+    // The renewal is lost before the server; the read that settles it passes; then nothing gets through.
+    faults.add(renewals_of_the_leader(Fault::DropRequest { hang: true }));
+    let read_back = faults.new_hold();
+    let reads = FaultRule::new(Fault::Hold(read_back.id())).client("replica-0").verb(Verb::Get).resource("leases");
+    faults.add(reads.times(1));
+    read_back.wait_reached().await;
+    read_back.release();
+    judge_for(&lab, &replicas, MILLI * 5).await;
+    faults.partition("replica-0");
     judge_until(&lab, &replicas, LEASE_DURATION * 2, "a successor", || others_lead(&replicas)).await;
-    assert_ne!(lease(&lab).await.metadata.resource_version, before);
     judge_for(&lab, &replicas, SECOND * 20).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_prolongs_the_term_from_when_it_was_asked_for() {
     let lab = Lab::new(1);
+    without_a_watch_for_the_leader(&lab);
     let replicas = three_with_the_worst_clocks(&lab).await;
     let faults = lab.sandbox.faults();
     // The answer comes just within the try's deadline, a third of what remains; then nothing gets through.
-    let rule = renewals_of_the_leader(Fault::DelayAnswer(Duration::from_millis(2_300)));
-    faults.add(rule);
+    let answered_after = Duration::from_millis(2_300);
+    faults.add(renewals_of_the_leader(Fault::DelayAnswer(answered_after)));
     let version = lab.sandbox.resource_version();
     judge_until(&lab, &replicas, SECOND * 10, "the renewal", || lab.sandbox.resource_version() > version).await;
-    judge_for(&lab, &replicas, Duration::from_millis(2_310)).await;
+    judge_for(&lab, &replicas, answered_after + MILLI * 10).await;
     faults.partition("replica-0");
     judge_until(&lab, &replicas, LEASE_DURATION * 2, "a successor", || others_lead(&replicas)).await;
     judge_for(&lab, &replicas, SECOND * 20).await;
