@@ -5,7 +5,8 @@
 #   scripts/broken.sh                  all patches
 #   scripts/broken.sh --third COMMIT   the third of them that this commit chooses (CI)
 #   scripts/broken.sh --only NAME      the patches whose file name contains NAME
-#   scripts/broken.sh --check-only     only that each applies and its header is whole (lint)
+#   scripts/broken.sh --check-only     only that each applies, its header is whole, and the table is true (lint)
+#   scripts/broken.sh --table          writes the table of rules, tests/broken/README.md
 #   scripts/broken.sh --build NAME     no test: builds the binary with that one rule broken, and prints its path
 #
 # A patch starts with three lines:
@@ -16,12 +17,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-third='' only='' check_only='' build=''
+{ # bash reads a block whole before it runs it: an edit of this file does not reach a run that is going on.
+third='' only='' check_only='' build='' table=''
 while (($#)); do
   case $1 in
     --third) third=${2:?"--third needs a commit"}; shift 2 ;;
     --only) only=${2:?"--only needs a part of a name"}; shift 2 ;;
     --check-only) check_only=yes; shift ;;
+    --table) table=yes; shift ;;
     --build) build=${2:?"--build needs the name of a patch"}; only=$build; shift 2 ;;
     *) echo "scripts/broken.sh: unknown argument $1" >&2; exit 2 ;;
   esac
@@ -55,7 +58,28 @@ for patch in "${patches[@]}"; do
     git apply --check "$patch" || { echo "$patch does not apply: make it anew from the code as it is" >&2; exit 1; }
   fi
 done
+
+# The rules in order, each with the ways it is broken and the test that notices.
+rules() {
+  echo '# Rules, and what notices when one is broken'
+  echo
+  echo 'Written by `scripts/broken.sh --table` from the patches beside this file. `make kills-broken` applies each in a'
+  echo 'scratch work tree and demands that its test fails.'
+  echo
+  echo '| rule | broken on purpose | test that turns red |'
+  echo '|---|---|---|'
+  for patch in "${all[@]}"; do
+    local what
+    what=$(header "$patch" 'test')
+    echo "| $(header "$patch" rule) | [$(header "$patch" breaks)]($(basename "$patch")) | \`${what##* }\` |"
+  done
+}
+if [[ -n $table ]]; then
+  rules >tests/broken/README.md
+  exit 0
+fi
 if [[ -n $check_only ]]; then
+  rules | diff tests/broken/README.md - || { echo "tests/broken/README.md is old: scripts/broken.sh --table" >&2; exit 1; }
   echo "${#patches[@]} patches of tests/broken apply"
   exit 0
 fi
@@ -136,3 +160,4 @@ for patch in "${patches[@]}"; do
 done
 echo "${#patches[@]} of ${#all[@]} patches tried, $((${#patches[@]} - failures)) turned their test red, $failures did not"
 exit $((failures != 0))
+}
