@@ -1,7 +1,7 @@
 //! The judge: what the evidence of one family of trials comes to. Pure.
 //!
 //! [`Evidence`] is everything that was seen from outside; [`judge`] turns it into [`Findings`]; [`Findings::failures`] lists
-//! what must not be. Each condition is a function of its own in [`conditions`], tested with evidence that must pass it and
+//! what must not be. Each condition is a function of its own in `conditions`, tested with evidence that must pass it and
 //! evidence that must not.
 
 mod conditions;
