@@ -4,29 +4,13 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
 .PHONY: help test parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
-=======
-.PHONY: help test kills bench release parity lint fmt docs crds crds-check as-library deny broken-check kills-broken ci
->>>>>>> 188a7a2 (Build what is deployed, kill it under the judge, and demand that the judge says no to a guard that always says yes; break the rules of slots)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## Run every test, documentation examples included; print run, failed, skipped
 	@scripts/test.sh
-
-# As it is deployed: without `dev`.
-release: ## Build the release binary, and what kills and measures it
-	$(CARGO) build --release --bin tenure
-	$(CARGO) build --release -p sandbox -p trials
-
-kills: release ## Kill, stop and freeze real replicas, judged from outside (KILLS="--trials-scale 0.2" for a short run)
-	target/release/kills --tenure target/release/tenure $(KILLS)
-	@scripts/kills-unguarded.sh $(KILLS)
-
-bench: release ## Measure lateness, API requests and memory of the release binary, five runs
-	target/release/bench $(BENCH)
 
 parity: ## Compare the sandbox with a real API server (needs Go; the first time builds it)
 	@sandbox/parity/run.sh
