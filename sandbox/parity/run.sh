@@ -5,6 +5,8 @@
 #   3. the sandbox must answer as recorded, but for the differences that are listed with a reason.
 # Everything it starts it ends, and everything it writes is in a folder that it removes.
 set -euo pipefail
+# Each program in a process group of its own, so that it ends with all that it started.
+set -m
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ready_within=60
@@ -17,12 +19,14 @@ fi
 apiserver=${programs[0]} etcd=${programs[1]}
 
 folder=$(mktemp -d)
+# Whatever is written by the way, by the programs started here too.
+export TMPDIR="$folder"
 started=()
 finish() {
     # The last one started is the first to end: the API server waits for its store when it stops, so it is not asked
     # to stop but killed. Both hold nothing that anyone wants.
     for ((i = ${#started[@]} - 1; i >= 0; i--)); do
-        kill -KILL "${started[i]}" 2>/dev/null || true
+        kill -KILL -- "-${started[i]}" 2>/dev/null || true
         wait "${started[i]}" 2>/dev/null || true
     done
     rm -rf "$folder"
@@ -30,6 +34,13 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Runs a command so that a signal to this script is heard at once, not when the command has ended.
+attend() {
+    "$@" &
+    started+=($!)
+    wait $!
+}
 
 # A port of loopback that nobody listens on.
 free_port() {
@@ -95,11 +106,12 @@ KUBECONFIG
 
 if [[ $# -gt 0 ]]; then
     # Anything else that wants a real server for its lifetime: run.sh COMMAND...
-    KUBECONFIG=$PARITY_KUBECONFIG "$@"
+    export KUBECONFIG=$PARITY_KUBECONFIG
+    attend "$@"
     exit
 fi
 cd "$here/../.."
-cargo build --quiet --package sandbox
+attend cargo build --quiet --package sandbox
 mkfifo "$folder/alive"
 "${CARGO_TARGET_DIR:-target}/debug/sandbox" --kubeconfig "$folder/sandbox" --until-stdin-closes \
     <"$folder/alive" >"$folder/sandbox.log" 2>&1 &
@@ -109,8 +121,8 @@ exec 8>"$folder/alive"
 wait_for sandbox "$folder/sandbox.log" test -s "$folder/sandbox"
 
 # kubectl comes first: it prints what all namespaces hold.
-KUBECONFIG=$PARITY_KUBECONFIG "$here/kubectl-session.sh" >"$folder/session.real"
-KUBECONFIG=$folder/sandbox "$here/kubectl-session.sh" >"$folder/session.sandbox"
+KUBECONFIG=$PARITY_KUBECONFIG attend "$here/kubectl-session.sh" >"$folder/session.real"
+KUBECONFIG=$folder/sandbox attend "$here/kubectl-session.sh" >"$folder/session.sandbox"
 failed=0
 if diff --unified=8 --label "real API server" "$folder/session.real" --label sandbox "$folder/session.sandbox"; then
     echo "kubectl: $(grep -c '^\$ ' "$folder/session.real") commands print the same on both"
@@ -118,6 +130,6 @@ else
     echo "parity: kubectl prints something else on the sandbox than on the real API server" >&2
     failed=1
 fi
-cargo test --quiet --package sandbox --test parity || failed=1
-cargo test --quiet --package sandbox --test conformance || failed=1
+attend cargo test --quiet --package sandbox --test parity || failed=1
+attend cargo test --quiet --package sandbox --test conformance || failed=1
 exit "$failed"
