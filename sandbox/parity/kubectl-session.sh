@@ -99,7 +99,62 @@ session() {
     kubectl get widgets
 }
 
-session | sed -E \
+# job NAME SPEC-FIELDS ACTION-FIELDS: applies a PeriodicJob of the definition under deploy/crds.
+job() {
+    apply "job-$1" 'apiVersion: tenure.dev/v1alpha1' 'kind: PeriodicJob' "metadata: {name: $1, namespace: session}" \
+        "spec: {$2, http: {$3}}"
+}
+
+# The repository's own definitions: what users write, and what they are told about it.
+definitions() {
+    for file in "$here"/../../deploy/crds/*.yaml; do
+        apply "$(basename "$file" .yaml)" <"$file"
+    done
+    kubectl wait --for=condition=Established --timeout=30s crd/periodicjobs.tenure.dev
+    for _ in {1..50}; do
+        timeout 60 "$kubectl" --cache-dir "$folder/cache" get periodicjobs >/dev/null 2>&1 && break
+        sleep 0.2
+    done
+    local url='url: "https://example.com/"'
+    job hourly 'schedule: "@hourly"' "$url"
+    job hourly 'schedule: "@hourly", suspend: true' "$url"
+    job fast 'interval: 200ms, concurrencyPolicy: Allow' "$url, method: PUT"
+    kubectl get periodicjobs
+    kubectl get tenure -o wide
+    kubectl get periodicjob hourly -o yaml
+    kubectl describe periodicjob hourly
+    kubectl explain periodicjob.spec
+    kubectl explain periodicjob.status
+    kubectl patch periodicjob hourly --subresource=status --type=json -p '[{"op":"add","path":"/status/mark","value":""}]'
+    job wrong-both 'schedule: "@hourly", interval: 1s' "$url"
+    job wrong-neither 'suspend: true' "$url"
+    job wrong-interval 'interval: 99ms' "$url"
+    job wrong-duration 'interval: soon' "$url"
+    job wrong-zone 'interval: 1s, timeZone: Europe/Berlin' "$url"
+    job wrong-policy 'schedule: "@hourly", concurrencyPolicy: Sometimes' "$url"
+    job wrong-name 'schedule: "@hourly", scheduel: x' "$url"
+    job wrong-type 'schedule: "@hourly", maxActive: many' "$url"
+    job wrong-range 'schedule: "@hourly", maxActive: 0' "$url"
+    job wrong-timeout 'schedule: "@hourly", timeout: 1ms' "$url"
+    job wrong-retry 'schedule: "@hourly", retry: {initial: 10s, max: 1s}' "$url"
+    job wrong-retry-max 'schedule: "@hourly", retry: {max: 48h}' "$url"
+    job wrong-url 'schedule: "@hourly"' 'url: "ftp://example.com"'
+    job wrong-no-url 'schedule: "@hourly"' 'method: GET'
+    job wrong-bodies 'schedule: "@hourly"' "$url, body: a, bodyTemplate: b"
+    job wrong-get-body 'schedule: "@hourly"' "$url, method: GET, body: a"
+    job wrong-header 'schedule: "@hourly"' "$url, headers: [{name: tenure-token, value: x}]"
+    job wrong-header-value 'schedule: "@hourly"' "$url, headers: [{name: x}]"
+    job wrong-auth 'schedule: "@hourly"' "$url, auth: {}"
+    job wrong-tls 'schedule: "@hourly"' 'url: "http://example.com/", tls: {ca: x}'
+    apply job-no-action 'apiVersion: tenure.dev/v1alpha1' 'kind: PeriodicJob' 'metadata: {name: a}' \
+        'spec: {schedule: "@hourly"}'
+    kubectl patch periodicjob hourly --type=merge -p '{"spec":{"interval":"1s"}}'
+    kubectl patch periodicjob hourly --type=merge -p '{"spec":{"schedule":null,"interval":"1s"}}'
+    kubectl get periodicjobs -o name
+    kubectl delete periodicjobs --all
+}
+
+{ session && definitions; } | sed -E \
     -e 's/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/<uid>/g' \
     -e 's/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]+)?Z/<time>/g' \
     -e "s#$folder#<folder>#g" -e 's#kubectl-edit-[0-9]+\.yaml#<edited>#' \

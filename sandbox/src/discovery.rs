@@ -93,11 +93,11 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Response {
         .iter()
         .filter(|resource| resource.group == group && resource.version == version)
         .flat_map(|resource| {
-            let main = json!({
+            let mut main = json!({
                 "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
-                "kind": resource.kind, "verbs": verbs(resource), "shortNames": resource.short_names,
-                "categories": resource.categories,
+                "kind": resource.kind, "verbs": verbs(resource),
             });
+            name_otherwise(resource, &mut main);
             let status = json!({
                 "name": format!("{}/status", resource.plural), "singularName": "",
                 "namespaced": resource.namespaced, "kind": resource.kind, "verbs": ["get", "patch", "update"],
@@ -129,13 +129,23 @@ fn discovery_list(registry: &Registry, core: bool) -> Value {
     })
 }
 
+/// Short names and categories, which are left out where there are none.
+fn name_otherwise(resource: &Resource, entry: &mut Value) {
+    for (field, names) in [("shortNames", &resource.short_names), ("categories", &resource.categories)] {
+        if !names.is_empty() {
+            entry[field] = json!(names);
+        }
+    }
+}
+
 fn discovered(resource: &Resource) -> Value {
     let kind = json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
     let mut entry = json!({
         "resource": resource.plural, "responseKind": kind, "singularResource": resource.singular,
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
-        "verbs": verbs(resource), "shortNames": resource.short_names, "categories": resource.categories,
+        "verbs": verbs(resource),
     });
+    name_otherwise(resource, &mut entry);
     if resource.status_subresource {
         entry["subresources"] =
             json!([{ "subresource": "status", "responseKind": kind, "verbs": ["get", "patch", "update"] }]);

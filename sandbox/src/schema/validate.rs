@@ -106,7 +106,20 @@ impl Walk<'_> {
             self.wrong_type(format, "float64", place);
             return Ok(());
         }
-        if fits { Ok(()) } else { Err(wanted.to_owned()) }
+        if fits {
+            return Ok(());
+        }
+        if let (Some(format), false) = (schema["format"].as_str(), value.is_string() || value.is_array()) {
+            // Where a format is declared, formats are what the API server compares; only numbers have one.
+            let actual = match value {
+                Value::Number(number) if number.is_f64() => "float64",
+                Value::Number(_) => "int64",
+                _ => "",
+            };
+            self.wrong_type(format, actual, place);
+            return Ok(());
+        }
+        Err(wanted.to_owned())
     }
 
     fn wrong_type(&mut self, expected: &str, actual: &str, place: &Place) {

@@ -84,6 +84,8 @@ pub(crate) enum Content {
     Strategic,
     /// Server-side apply.
     Apply,
+    /// An object in YAML.
+    Yaml,
     /// A type that no API server takes.
     Text,
 }
@@ -96,6 +98,7 @@ impl Content {
             Self::Merge => "application/merge-patch+json",
             Self::Strategic => "application/strategic-merge-patch+json",
             Self::Apply => "application/apply-patch+yaml",
+            Self::Yaml => "application/yaml",
             Self::Text => "text/plain",
         }
     }

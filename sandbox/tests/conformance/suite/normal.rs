@@ -69,6 +69,10 @@ impl Normaliser {
         for (name, value) in fields.iter_mut() {
             self.walk(name, value);
         }
+        if let Some(Value::Array(resources)) = fields.get_mut("resources") {
+            // Discovery has no order that means anything.
+            resources.sort_by_key(|resource| resource["name"].to_string());
+        }
         if fields.get("kind").is_some_and(|kind| kind == "Status") {
             sort_causes(fields);
         }
