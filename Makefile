@@ -4,10 +4,13 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help test parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
+.PHONY: help run test parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Start it all on this machine, no cluster needed: sandbox, three replicas, example jobs
+	$(CARGO) run --all-features --bin tenure -- dev
 
 test: ## Run every test, documentation examples included; print run, failed, skipped
 	@scripts/test.sh

@@ -14,15 +14,16 @@ use kube::{
     api::ListParams,
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    action::{Egress, HttpRunner, KubeSecrets, ResolveOverride},
     api::PeriodicJob,
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
     dial::{SharedDial, TcpDial},
-    election::{ConfigError, Elector, Leadership, Released, ThreadWatchdog, WatchdogDriver},
+    election::{ConfigError, Contention, Elector, Leadership, Released, ThreadWatchdog, WatchdogDriver},
     entropy::{SharedEntropy, SystemEntropy},
     observe::{
         Reporter,
@@ -31,6 +32,7 @@ use crate::{
         probe,
         views::Views,
     },
+    periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope},
     server::{self, Admin, AdminError},
     settings::{ClusterSettings, Settings},
     tasks::Tasks,
@@ -61,7 +63,8 @@ pub struct Ground {
 #[derive(Debug)]
 #[must_use = "dropping it leaves the election without waiting for anything"]
 pub struct Replica {
-    elector: Elector,
+    elector: Arc<Elector>,
+    scheduler: SchedulerHandle,
     admin: Admin,
     stopping: CancellationToken,
     clock: SharedClock,
@@ -158,13 +161,34 @@ async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
     }
 }
 
+/// A replica whose clock is wrong does not lead: one whose clock is right must not wait behind it.
+async fn stand_aside(
+    mut scheduler: watch::Receiver<SchedulerState>,
+    elector: Arc<Elector>,
+    stopping: CancellationToken,
+) {
+    let mut skewed = false;
+    loop {
+        let changed = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            changed = scheduler.wait_for(|state| state.clock_skew.is_some() != skewed) => changed.map(drop),
+        };
+        if changed.is_err() {
+            return;
+        }
+        skewed = !skewed;
+        elector.contend(if skewed { Contention::StandAside } else { Contention::Contend });
+    }
+}
+
 impl Replica {
     /// Starts a replica with these settings on this ground.
     ///
     /// # Errors
     /// [`StartError`] if the settings contradict each other. An API server that does not answer is none.
     pub async fn start(settings: &Settings, ground: Ground) -> Result<Self, StartError> {
-        let Ground { clock, entropy, dial: _, watchdog, election_api, api, admin, tasks } = ground;
+        let Ground { clock, entropy, dial, watchdog, election_api, api, admin, tasks } = ground;
         let identity = settings.cluster.replica_name();
         let name = &settings.election.resource_name;
         let namespace = settings.election.resource_namespace.as_deref().unwrap_or_else(|| api.namespace());
@@ -181,10 +205,10 @@ impl Replica {
             .retry_period(settings.election.retry_period)
             .stop_margin(settings.election.stop_margin)
             .clock(clock.clone())
-            .entropy(entropy)
+            .entropy(entropy.clone())
             .tasks(tasks.clone())
             .watchdog(watchdog)
-            .observer(reporter)
+            .observer(reporter.clone())
             .fresh_installation({
                 let scope = settings.cluster.watch_namespace.clone();
                 move |api| never_led(api, scope)
@@ -192,7 +216,28 @@ impl Replica {
         if let Some(deadline) = settings.election.renew_deadline {
             builder = builder.renew_deadline(deadline);
         }
-        let elector = builder.start_with(election_api)?;
+        let elector = Arc::new(builder.start_with(election_api)?);
+        let secrets = Arc::new(KubeSecrets::new(api.client()));
+        let dial = Arc::new(ResolveOverride::new(settings.jobs.resolve.clone(), dial));
+        let egress = Egress::new(settings.jobs.egress_allow.clone());
+        let scheduler = Scheduler::start(SchedulerParts {
+            api: api.clone(),
+            dates: vec![election_date.clone()],
+            leadership: elector.leadership(),
+            action: Arc::new(HttpRunner::new(dial, egress, secrets, clock.clone())),
+            clock: clock.clone(),
+            entropy,
+            tasks: tasks.clone(),
+            observer: reporter,
+            controller: format!("{namespace}/{name}"),
+            scope: settings.cluster.watch_namespace.clone().map_or(Scope::All, Scope::Namespace),
+            settings: SchedulerSettings {
+                catch_up_rate: settings.jobs.catch_up_rate,
+                max_clock_skew: settings.jobs.max_clock_skew,
+            },
+        });
+        let standing_aside = stand_aside(scheduler.state(), elector.clone(), stopping.clone());
+        tasks.spawn("clock skew", standing_aside).detach();
         let views = Views {
             identity: identity.clone(),
             lease_name: name.clone(),
@@ -203,6 +248,7 @@ impl Replica {
             election_date,
             metrics,
             events,
+            scheduler: scheduler.state(),
             stopping: stopping.clone(),
             served: AtomicBool::new(false),
         };
@@ -212,7 +258,7 @@ impl Replica {
             let leadership = elector.leadership();
             probe::start(address, identity, leadership, clock.clone(), &tasks).await.map_err(StartError::Probe)?;
         }
-        Ok(Self { elector, admin, stopping, clock, tasks, drain: settings.process.drain_budget() })
+        Ok(Self { elector, scheduler, admin, stopping, clock, tasks, drain: settings.process.drain_budget() })
     }
 
     /// A view of this replica's standing.
@@ -227,10 +273,12 @@ impl Replica {
 
     /// Stops in an orderly way: see the module's documentation. Takes at most the drain time and a few seconds.
     pub async fn stop(self) -> Released {
-        let Self { elector, admin, stopping, clock, tasks, drain } = self;
+        let Self { elector, scheduler, admin, stopping, clock, tasks, drain } = self;
         stopping.cancel();
         tracing::info!(drain_seconds = drain.as_secs_f64(), "Stopping");
-        let released = elector.release(drain).await;
+        let deadline = clock.boot() + drain;
+        scheduler.drained(deadline).await;
+        let released = elector.release(deadline - clock.boot()).await;
         drop(elector);
         admin.stop().await;
         if clock::timeout(&*clock, SETTLE, tasks.close_and_wait()).await.is_err() {

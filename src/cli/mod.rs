@@ -4,6 +4,8 @@
 //! watchdog has aborted the process.
 
 mod crds;
+#[cfg(feature = "dev")]
+mod dev;
 mod run;
 
 use std::{error::Error, process::ExitCode};
@@ -22,6 +24,9 @@ pub struct Cli {
 enum Verb {
     /// Run one replica in a cluster, until SIGTERM
     Run(Box<run::RunArgs>),
+    /// Run three replicas on this machine, without a cluster; for development and tests only
+    #[cfg(feature = "dev")]
+    Dev(dev::DevArgs),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`
     Crds,
 }
@@ -30,6 +35,8 @@ enum Verb {
 pub fn main() -> ExitCode {
     let ended = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
+        #[cfg(feature = "dev")]
+        Verb::Dev(args) => dev::run(&args),
         Verb::Crds => crds::print(),
     };
     match ended {

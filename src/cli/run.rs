@@ -49,14 +49,14 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
 }
 
 /// The ways in which this process is asked to stop.
-struct StopRequests {
+pub(super) struct StopRequests {
     terminate: Signal,
     interrupt: Signal,
     watch_stdin: bool,
 }
 
 impl StopRequests {
-    fn listen(watch_stdin: bool) -> io::Result<Self> {
+    pub(super) fn listen(watch_stdin: bool) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -65,7 +65,7 @@ impl StopRequests {
     }
 
     /// The next request, in one word. The end of standard input counts once.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => "SIGTERM",

@@ -3,12 +3,18 @@
 use std::{fmt, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
 
 use super::{
     events::{Events, Fact, Weight},
-    metrics::Metrics,
+    metrics::{Metrics, ObjectGauges},
 };
-use crate::election::{ElectorObserver, Lost};
+use crate::{
+    action::JobRef,
+    api::{Disposition, Instant, PeriodicJob},
+    election::{ElectorObserver, Lost},
+    periodic::{AttemptFailure, AttemptStart, JobGauges, Notice, Observer, RunReport, Urgency},
+};
 
 /// Is told of everything that a replica does, and shows it.
 pub struct Reporter {
@@ -56,6 +62,68 @@ impl ElectorObserver for Reporter {
     fn write_confirmed(&self, took: Duration) {
         self.metrics.lease_renewed(&self.lease, took);
     }
+}
+
+impl Observer for Reporter {
+    fn slots_decided(&self, _job: &JobRef, disposition: Disposition, count: u64) {
+        self.metrics.slots_decided(disposition.as_str(), count);
+    }
+
+    fn attempt_started(&self, _job: &JobRef, start: &AttemptStart<'_>) {
+        if let Some(lateness) = start.lateness {
+            self.metrics.run_started(lateness);
+        }
+    }
+
+    // The status and the log have each failed attempt; a metric of its own would be one more than the contract names.
+    fn attempt_failed(&self, _job: &JobRef, _failure: &AttemptFailure<'_>) {}
+
+    fn run_ended(&self, _job: &JobRef, end: &RunReport<'_>) {
+        self.metrics.run_ended(end.action, end.outcome.as_str(), end.took);
+    }
+
+    fn job_changed(&self, job: &JobRef, gauges: JobGauges) {
+        let gauges = ObjectGauges {
+            last_success: gauges.last_success.map(unix_seconds),
+            next_slot: gauges.next_slot.map(unix_seconds),
+            consecutive_failures: gauges.consecutive_failures.into(),
+            active_runs: i64::try_from(gauges.active_runs).unwrap_or(i64::MAX),
+        };
+        self.metrics.object(&job.namespace, &job.name, gauges);
+    }
+
+    fn job_forgotten(&self, job: &JobRef) {
+        self.metrics.forget_object(&job.namespace, &job.name);
+    }
+
+    fn office_left(&self) {
+        self.metrics.forget_objects();
+    }
+
+    fn foreign_objects(&self, count: usize) {
+        self.metrics.foreign_objects(count);
+    }
+
+    fn notice(&self, notice: Notice) {
+        let regarding = ObjectReference {
+            api_version: Some(PeriodicJob::api_version(&()).into_owned()),
+            kind: Some(PeriodicJob::kind(&()).into_owned()),
+            namespace: Some(notice.job.namespace),
+            name: Some(notice.job.name),
+            uid: Some(notice.uid),
+            ..Default::default()
+        };
+        let weight = match notice.urgency {
+            Urgency::Normal => Weight::Normal,
+            Urgency::Warning => Weight::Warning,
+        };
+        self.events.post(Fact { regarding, weight, reason: notice.reason, action: "Reconcile", note: notice.note });
+    }
+}
+
+fn unix_seconds(at: Instant) -> f64 {
+    // Exact to the millisecond for the next few thousand years.
+    at.timestamp().duration_since(jiff::Timestamp::UNIX_EPOCH).as_secs_f64()
 }
 
 impl fmt::Debug for Reporter {

@@ -21,6 +21,7 @@ use crate::{
     apiserver::DateSeen,
     clock::{BootTime, SharedClock},
     election::{ElectorReport, Leadership, Standing},
+    periodic::SchedulerState,
     server::{AdminViews, Check, Checks, Probe},
 };
 
@@ -45,6 +46,8 @@ pub struct Views {
     pub metrics: Metrics,
     /// The Events.
     pub events: Events,
+    /// What the scheduler shows.
+    pub scheduler: watch::Receiver<SchedulerState>,
     /// Cancelled when the replica is asked to stop.
     pub stopping: CancellationToken,
     /// Whether the API server has served the Lease once.
@@ -67,8 +70,30 @@ pub struct Status {
     pub stopping: bool,
     /// The election.
     pub election: ElectionStatus,
+    /// The scheduler.
+    pub scheduler: SchedulerStatus,
     /// What became of the Events it has posted.
     pub events: EventCounts,
+}
+
+/// The scheduler of this replica, which follows the jobs also while it is a standby.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SchedulerStatus {
+    /// Whether the jobs have been listed.
+    pub synced: bool,
+    /// How many jobs are known.
+    pub jobs: usize,
+    /// How many of them another Lease owns.
+    pub foreign: usize,
+    /// How many objects this version cannot read.
+    pub unreadable: usize,
+    /// How many attempts are going on.
+    pub acting: usize,
+    /// How many results are to be stored.
+    pub unrecorded: usize,
+    /// By how much the wall clock is wrong, if by too much to plan anything.
+    pub clock_skew_seconds: Option<f64>,
 }
 
 /// The election as this replica sees it.
@@ -147,7 +172,21 @@ impl Views {
             started_at: self.wall(self.started),
             stopping: self.stopping.is_cancelled(),
             election,
+            scheduler: self.scheduler_status(),
             events: self.events.counts(),
+        }
+    }
+
+    fn scheduler_status(&self) -> SchedulerStatus {
+        let state = self.scheduler.borrow();
+        SchedulerStatus {
+            synced: state.synced,
+            jobs: state.jobs,
+            foreign: state.foreign,
+            unreadable: state.unreadable,
+            acting: state.acting,
+            unrecorded: state.unrecorded,
+            clock_skew_seconds: state.clock_skew.map(|skew| skew.as_secs_f64()),
         }
     }
 

@@ -7,6 +7,7 @@
 )]
 
 mod choreographed;
+mod dev;
 mod election;
 mod examples;
 mod start_up;

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
 };
 
@@ -131,7 +132,7 @@ fn without_a_cluster_the_start_ends_and_says_how_one_is_named() {
 /// A replica as a process, and its log.
 struct Process {
     child: Child,
-    log: BufReader<std::process::ChildStderr>,
+    log: Receiver<String>,
     seen: String,
 }
 
@@ -146,17 +147,21 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
-        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let lines = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (sender, log) = channel();
+        // It ends with the process, or when nobody listens any more.
+        std::thread::spawn(move || lines.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self { child, log, seen: String::new() }
     }
 
     /// Reads the log up to the line with `text`, and returns that line.
     fn log_line(&mut self, text: &str) -> String {
         loop {
-            let mut line = String::new();
-            let length = self.log.read_line(&mut line).expect("the log is text");
+            let Ok(line) = self.log.recv_timeout(DEADLINE) else {
+                panic!("there is no line with {text:?}:\n{}", self.seen);
+            };
             self.seen.push_str(&line);
-            assert!(length > 0, "the log ended without {text:?}:\n{}", self.seen);
+            self.seen.push('\n');
             if line.contains(text) {
                 return line;
             }
