@@ -41,8 +41,8 @@ pub struct Term {
     pub last: At,
     /// How many arrived.
     pub received: u64,
-    /// How many were sent, by the highest sequence number seen.
-    pub sent: u64,
+    /// The lowest and the highest sequence number seen. A replica goes on counting from one of its terms to the next.
+    pub sequence: (u64, u64),
 }
 
 /// A datagram whose token was lower than one already seen.
@@ -107,13 +107,13 @@ impl ProbeLog {
             first: at,
             last: at,
             received: 0,
-            sent: 0,
+            sequence: (sequence, sequence),
         });
         if !late {
             term.last = at;
         }
         term.received += 1;
-        term.sent = term.sent.max(sequence + 1);
+        term.sequence = (term.sequence.0.min(sequence), term.sequence.1.max(sequence));
     }
 
     /// The terms by token, ascending.
@@ -141,9 +141,10 @@ impl ProbeLog {
         self.malformed
     }
 
-    /// How many datagrams were sent and never arrived.
+    /// How many datagrams between the first and the last of a term never arrived.
     pub fn lost(&self) -> u64 {
-        self.terms.values().map(|term| term.sent.saturating_sub(term.received)).sum()
+        let sent = |term: &Term| term.sequence.1 - term.sequence.0 + 1;
+        self.terms.values().map(|term| sent(term).saturating_sub(term.received)).sum()
     }
 
     /// The distance of each pair of successive terms. A late datagram counts as its term's last, unless it is `excused`.
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn datagrams_that_never_arrived_are_counted() {
-        let log = log(&[(10, "5 a 0"), (14, "5 a 4"), (15, "garbage"), (16, "5 a x"), (17, "5 a 5 more")]);
+        let log = log(&[(10, "5 a 7"), (14, "5 a 11"), (15, "garbage"), (16, "5 a x"), (17, "5 a 5 more")]);
         assert_eq!((log.lost(), log.malformed()), (3, 3));
     }
 
