@@ -498,7 +498,8 @@ impl Job {
         let write_at = *self.overlaps_written.get_or_insert(now);
         let write_at = write_at.plus(OVERLAPS_WRITTEN_EVERY);
         if now < write_at {
-            self.wake = Some(write_at);
+            // The next slot may be due before that, and is to start on time if the run has ended by then.
+            self.wake = Some(self.wake.map_or(write_at, |wake| wake.min(write_at)));
             return true;
         }
         self.overlaps_written = Some(now);
