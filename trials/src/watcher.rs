@@ -23,6 +23,8 @@ const RESOURCE: &str = "periodicjobs.tenure.dev";
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JobStatus {
+    /// The term that last claimed the job.
+    pub term: Option<TermRef>,
     /// Slots are counted from here on, exclusive.
     pub origin: Option<Timestamp>,
     /// Every slot up to here has its disposition.
@@ -35,6 +37,13 @@ pub struct JobStatus {
     pub ranges: Vec<SlotRange>,
     /// The newest runs that ended.
     pub last_runs: Vec<RunRecord>,
+}
+
+/// A term, by its token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TermRef {
+    /// Its fencing token.
+    pub token: u64,
 }
 
 /// An open run.

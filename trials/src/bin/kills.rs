@@ -10,7 +10,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use trials::{
-    judge::{Family, judge, render},
+    judge::{Family, Findings, judge, render},
     session::{self, Settings},
 };
 
@@ -54,6 +54,7 @@ async fn main() -> ExitCode {
                 let findings = judge(&evidence);
                 println!("{}", render(&evidence, &findings));
                 failures.extend(findings.failures());
+                write_details(&settings, &findings);
             }
             Err(error) => {
                 eprintln!(
@@ -69,6 +70,14 @@ async fn main() -> ExitCode {
     }
     println!("{}", if failures.is_empty() { "passed" } else { "failed" });
     ExitCode::from(u8::from(!failures.is_empty()))
+}
+
+/// What the table only counts, by name, beside the evidence.
+fn write_details(settings: &Settings, findings: &Findings) {
+    let path = settings.directory.join("findings.txt");
+    if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {
+        eprintln!("cannot write {}: {error}", path.display());
+    }
 }
 
 /// At least one trial for each window.

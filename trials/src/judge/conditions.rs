@@ -84,6 +84,8 @@ pub struct Findings {
     pub excused_datagrams: u64,
     /// The share of unhindered slots that were run.
     pub ran_share: RanShare,
+    /// Unhindered slots that were not run.
+    pub unhindered_not_run: Vec<(String, Timestamp)>,
     /// Slots counted as coalesced though a leader was at work.
     pub coalesced_in_office: Vec<(String, Timestamp)>,
     /// From the signal to the first sign of the successor.
@@ -95,6 +97,7 @@ pub fn judge(evidence: &Evidence) -> Findings {
     let (due, decided) = due_and_decided(evidence);
     let (old_accepted, old_refused) = old_tokens(evidence);
     let excused = excused_datagrams(evidence);
+    let (ran_share, unhindered_not_run) = ran_share(evidence);
     let take_over = |struck: At, taken: Option<At>| taken.map(|taken| taken.since(struck));
     Findings {
         family: evidence.family,
@@ -108,7 +111,8 @@ pub fn judge(evidence: &Evidence) -> Findings {
         old_refused,
         overlaps: evidence.probe.overlaps(|late| excused.contains(late)),
         excused_datagrams: excused.len() as u64,
-        ran_share: ran_share(evidence),
+        ran_share,
+        unhindered_not_run,
         coalesced_in_office: coalesced_in_office(evidence),
         take_overs: evidence.trials.iter().filter_map(|trial| take_over(trial.struck, trial.taken_over)).collect(),
     }
@@ -149,8 +153,10 @@ impl Findings {
         fail(
             self.ran_share.is_too_small(),
             format!(
-                "{} of {} unhindered slots were run, fewer than {RAN_SHARE_FLOOR} %",
-                self.ran_share.ran, self.ran_share.unhindered
+                "{} of {} unhindered slots were run, fewer than {RAN_SHARE_FLOOR} %; first not run {:?}",
+                self.ran_share.ran,
+                self.ran_share.unhindered,
+                self.unhindered_not_run.first()
             ),
         );
         fail(
@@ -310,7 +316,7 @@ pub(super) fn excused_datagrams(evidence: &Evidence) -> Vec<Late> {
 }
 
 /// How many of the slots due while a leader was in office, no run was active and no fault was on were run.
-pub(super) fn ran_share(evidence: &Evidence) -> RanShare {
+pub(super) fn ran_share(evidence: &Evidence) -> (RanShare, Vec<(String, Timestamp)>) {
     let ran: BTreeSet<(&str, Timestamp)> = evidence
         .entries
         .iter()
@@ -318,18 +324,22 @@ pub(super) fn ran_share(evidence: &Evidence) -> RanShare {
         .collect();
     let in_office = |at: At| evidence.probe.terms().any(|term| term.first <= at && at <= term.last);
     let fault_on = |at: At| evidence.trials.iter().any(|trial| trial.armed <= at && at <= trial.calm);
-    let mut share = RanShare::default();
+    let (mut share, mut not_run) = (RanShare::default(), Vec::new());
     for job in &evidence.jobs {
         let (Some(grid), Some(history)) = (evidence.grid(job), evidence.history.job(&job.name)) else { continue };
         for slot in grid.iter() {
             let at = evidence.timeline.at(slot);
             if in_office(at) && !fault_on(at) && idle_at(history, at) {
                 share.unhindered += 1;
-                share.ran += u64::from(ran.contains(&(job.name.as_str(), slot)));
+                if ran.contains(&(job.name.as_str(), slot)) {
+                    share.ran += 1;
+                } else {
+                    not_run.push((job.name.clone(), slot));
+                }
             }
         }
     }
-    share
+    (share, not_run)
 }
 
 /// Whether no run of the job was open in the status in force at that instant.
@@ -338,20 +348,21 @@ fn idle_at(history: &JobHistory, at: At) -> bool {
     seen > 0 && history.versions[seen - 1].status.active.is_empty()
 }
 
-/// Slots called coalesced in some version, which do not lie between the last request of one term and the first of a later
-/// one.
+/// Slots that a term called coalesced though they were due after its own first request for that job: it was at work by then,
+/// and only what was due before a term's first look at a job can have been missed.
 pub(super) fn coalesced_in_office(evidence: &Evidence) -> Vec<(String, Timestamp)> {
     let mut outside = Vec::new();
     for job in &evidence.jobs {
+        let mut at_work: BTreeMap<u64, At> = BTreeMap::new();
         let accepted = |entry: &&Entry| entry.request.job == job.name && entry.verdict == Verdict::Accepted;
-        let mut entries: Vec<&Entry> = evidence.entries.iter().filter(accepted).collect();
-        entries.sort_by_key(|entry| entry.first_byte);
-        for slot in coalesced(evidence, job) {
+        for entry in evidence.entries.iter().filter(accepted) {
+            let first = at_work.entry(entry.request.token).or_insert(entry.first_byte);
+            *first = entry.first_byte.min(*first);
+        }
+        for (slot, token) in coalesced(evidence, job) {
             let at = evidence.timeline.at(slot);
-            let before = entries.partition_point(|entry| entry.first_byte <= at);
-            let last = before.checked_sub(1).map(|place| entries[place].request.token);
-            let next = entries.get(before).map(|entry| entry.request.token);
-            if next.is_none_or(|next| last.is_some_and(|last| next <= last)) {
+            let at_work_before = |token: u64| at_work.get(&token).is_some_and(|began| *began <= at);
+            if token.is_none_or(at_work_before) {
                 outside.push((job.name.clone(), slot));
             }
         }
@@ -359,12 +370,19 @@ pub(super) fn coalesced_in_office(evidence: &Evidence) -> Vec<(String, Timestamp
     outside
 }
 
-fn coalesced(evidence: &Evidence, job: &Job) -> BTreeSet<Timestamp> {
-    let versions = evidence.history.job(&job.name).into_iter().flat_map(|history| &history.versions);
-    let ranges: BTreeSet<(Timestamp, Timestamp)> = versions
-        .flat_map(|version| &version.status.ranges)
-        .filter(|range| range.reason == "Coalesced")
-        .map(|range| (range.from, range.to))
-        .collect();
-    ranges.into_iter().flat_map(|(from, to)| slots::in_range(job.period, from, to)).collect()
+/// The coalesced slots of a job, each with the token of the term that called it so.
+fn coalesced(evidence: &Evidence, job: &Job) -> BTreeMap<Timestamp, Option<u64>> {
+    let mut ranges: BTreeSet<(Timestamp, Timestamp)> = BTreeSet::new();
+    let mut slots = BTreeMap::new();
+    for version in evidence.history.job(&job.name).into_iter().flat_map(|history| &history.versions) {
+        let token = version.status.term.as_ref().map(|term| term.token);
+        for range in version.status.ranges.iter().filter(|range| range.reason == "Coalesced") {
+            if ranges.insert((range.from, range.to)) {
+                for slot in slots::in_range(job.period, range.from, range.to) {
+                    slots.entry(slot).or_insert(token);
+                }
+            }
+        }
+    }
+    slots
 }
