@@ -276,7 +276,7 @@ fn block_every_worker() -> ! {
     let service = tower::service_fn(move |request| {
         let service = sandbox.service("replica-0");
         let answering = handle.spawn(tower::ServiceExt::oneshot(service, request));
-        async move { answering.await.map_err(tower::BoxError::from)?.map_err(tower::BoxError::from) }
+        async move { answering.await.map_err(tower::BoxError::from)? }
     });
     let workers =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");

@@ -10,6 +10,7 @@ mod choreographed;
 mod dev;
 mod election;
 mod examples;
+mod simulation;
 mod start_up;
 mod support;
 mod wrong_http;

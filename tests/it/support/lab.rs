@@ -107,6 +107,11 @@ impl Lab {
         Api::namespaced(self.client(), NAMESPACE)
     }
 
+    /// A clock that shows the true time now, and goes its own way from here on.
+    pub fn machine_clock(&self, drift: Drift) -> Arc<SimulatedClock> {
+        SimulatedClock::new(self.clock.wall(), drift.rate_ppm, drift.wall_offset)
+    }
+
     /// Starts a replica with the default times, changed by `adjust`.
     pub fn replica_with(
         &self,
@@ -114,11 +119,22 @@ impl Lab {
         drift: Drift,
         adjust: impl FnOnce(tenure::election::ElectorBuilder) -> tenure::election::ElectorBuilder,
     ) -> Replica {
-        let clock = SimulatedClock::new(epoch(), drift.rate_ppm, drift.wall_offset);
+        let clock = self.machine_clock(drift);
+        let api = ApiServer::from_service(self.sandbox.service(name), NAMESPACE, clock.clone());
+        self.replica_on(name, clock, api, adjust)
+    }
+
+    /// The same, on a machine whose clock is already running, with a way of its own to the API server.
+    pub fn replica_on(
+        &self,
+        name: &str,
+        clock: Arc<SimulatedClock>,
+        api: ApiServer,
+        adjust: impl FnOnce(tenure::election::ElectorBuilder) -> tenure::election::ElectorBuilder,
+    ) -> Replica {
         let shared: SharedClock = clock.clone();
         let freezer = Freezer::default();
         let aborted = Arc::new(AtomicBool::new(false));
-        let api = ApiServer::from_service(self.sandbox.service(name), NAMESPACE, shared.clone());
         let seed = name.bytes().fold(self.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let builder = Elector::builder(LEASE)
             .namespace(NAMESPACE)

@@ -2,3 +2,5 @@
 
 pub mod freeze;
 pub mod lab;
+pub mod ledger;
+pub mod network;

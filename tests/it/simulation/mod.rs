@@ -1,0 +1,211 @@
+//! Three replicas on one API server, under clocks that are wrong and faults without end, judged from outside.
+//!
+//! `TENURE_SIM_SEED` replays a seed, `TENURE_SIM_CHANGES` says how many leader changes to play.
+
+mod faults;
+mod story;
+mod world;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use faults::{Change, Trouble};
+use rand::Rng;
+use world::{LEASE_DURATION, World};
+
+/// How many leader changes are played unless the environment asks for more.
+const CHANGES: usize = 150;
+/// How many are played twice, to compare the stories.
+const CHANGES_TWICE: usize = 30;
+/// Nobody is in office for this long, once in each simulation.
+const GAP: Duration = Duration::from_hours(24);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// What came of a simulation.
+#[derive(Debug)]
+struct Report {
+    seed: u64,
+    terms: usize,
+    changes: BTreeMap<Change, usize>,
+    troubles: BTreeMap<Trouble, usize>,
+    /// Changes with a delayed or lost answer or a cut-off replica.
+    of_the_network: usize,
+    aborts: usize,
+    virtual_time: Duration,
+    probes: u64,
+    hash: String,
+    story: Vec<String>,
+}
+
+impl Report {
+    fn print(&self, wall_time: Duration) {
+        let count = |what: &dyn std::fmt::Debug| format!("{what:?}").replace(['{', '}'], "");
+        println!("leader changes  {} (seed {}, {} terms)", self.changes.values().sum::<usize>(), self.seed, self.terms);
+        println!("  by            {}", count(&self.changes));
+        println!("  beside them   {}", count(&self.troubles));
+        println!("  with a delayed or lost answer or a cut-off replica: {}", self.of_the_network);
+        println!("aborts          {}", self.aborts);
+        println!("signs of life   {}, none out of order", self.probes);
+        println!("virtual time    {:.0} s", self.virtual_time.as_secs_f64());
+        println!("wall time       {:.1} s", wall_time.as_secs_f64());
+        println!("story           {} lines, hash {}", self.story.len(), self.hash);
+    }
+}
+
+/// Ends with the seed, if it ends badly.
+struct Replay {
+    seed: u64,
+    story: story::Story,
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.story.end(60));
+            println!("replay with TENURE_SIM_SEED={}", self.seed);
+        }
+    }
+}
+
+fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok().map(|value| value.parse().ok().unwrap_or_else(|| panic!("{name}={value}: not a number")))
+}
+
+fn simulate(seed: u64, changes: usize) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(play(seed, changes))
+}
+
+async fn play(seed: u64, changes: usize) -> Report {
+    let mut world = World::new(seed);
+    let _replay = Replay { seed, story: world.story.clone() };
+    let mut report = Report {
+        seed,
+        terms: 0,
+        changes: BTreeMap::new(),
+        troubles: BTreeMap::new(),
+        of_the_network: 0,
+        aborts: 0,
+        virtual_time: Duration::ZERO,
+        probes: 0,
+        hash: String::new(),
+        story: Vec::new(),
+    };
+    world.start(0, true);
+    assert!(world.pass_until(MILLI * 1_000, |world| world.leader().is_some()).await, "the first leader");
+    world.start(1, false);
+    world.start(2, false);
+    world.pass(LEASE_DURATION / 2).await;
+    for number in 0..changes {
+        if number == changes / 2 {
+            gap(&mut world).await;
+        }
+        change(&mut world, &mut report).await;
+        assert!(world.violations.is_empty(), "{:#?}", world.violations);
+        assert!(world.offices.violations().is_empty(), "{:#?}", world.offices.violations());
+    }
+    let (probes, refused) = world.ledger.probes();
+    assert!(refused.is_empty(), "{refused:#?}");
+    report.probes = probes;
+    report.terms = world.offices.terms();
+    report.virtual_time = world.lab.now().since_origin();
+    report.hash = world.story.hash();
+    report.story = world.story.lines();
+    report
+}
+
+/// One leader loses office, another takes it, and everything is made whole again.
+async fn change(world: &mut World, report: &mut Report) {
+    let in_office = world.pass_until(Change::Kill.patience(), |world| world.leader().is_some()).await;
+    assert!(in_office, "everything is whole, and nobody is in office");
+    let stays = world.draw(MILLI * 50, MILLI * 1_500);
+    world.pass(stays).await;
+    let Some(leader) = world.leader() else { return };
+    let change = Change::draw(&mut world.rng);
+    let trouble = Trouble::draw(&mut world.rng);
+    if let Some(trouble) = trouble {
+        trouble.befall(world, leader);
+        *report.troubles.entry(trouble).or_default() += 1;
+        let begins = world.draw(Duration::ZERO, MILLI * 800);
+        world.pass(begins).await;
+    }
+    report.of_the_network += usize::from(trouble.is_some() || change.is_of_the_network());
+    *report.changes.entry(change).or_default() += 1;
+    let terms = world.offices.terms();
+    change.befall(world, leader).await;
+    let patience = change.patience();
+    if !world.pass_until(patience, |world| world.offices.terms() > terms && world.leader().is_some()).await {
+        world.violation(format!("nobody took office within {patience:?} after {change} (trouble: {trouble:?})"));
+    }
+    if change == Change::TerminateFrozen {
+        drop(world.terminate(leader));
+    }
+    let later = world.draw(Duration::ZERO, MILLI * 1_500);
+    world.pass(later).await;
+    mend(world, leader, change, report).await;
+}
+
+async fn mend(world: &mut World, leader: usize, change: Change, report: &mut Report) {
+    match change {
+        Change::Freeze => world.thaw(leader),
+        Change::TerminateFrozen => {
+            world.thaw(leader);
+            world.pass(MILLI * 500).await;
+            world.kill(leader);
+        }
+        // Where trouble kept it from releasing, it may have been asked for longer than it may drain.
+        Change::Terminate => {
+            world.pass(MILLI * 200).await;
+            world.kill(leader);
+        }
+        _ => {}
+    }
+    world.lab.sandbox.faults().clear();
+    let stale_for = world.stale_until.saturating_since(world.lab.now());
+    world.pass(stale_for).await;
+    for index in 0..world.machines.len() {
+        let process = world.machines[index].process.as_ref();
+        if process.is_some_and(|process| process.aborted.load(std::sync::atomic::Ordering::SeqCst)) {
+            report.aborts += 1;
+            world.kill(index);
+        }
+        if world.machines[index].process.is_none() {
+            let down = world.draw(Duration::ZERO, MILLI * 500);
+            world.pass(down).await;
+            world.start(index, false);
+        }
+    }
+}
+
+/// A day without a leader.
+async fn gap(world: &mut World) {
+    for index in 0..world.machines.len() {
+        world.kill(index);
+    }
+    world.story.tell("world", "has no leader for a day");
+    world.lab.sleep(GAP).await;
+    world.correct_clocks();
+    for index in 0..world.machines.len() {
+        world.start(index, false);
+    }
+}
+
+#[test]
+fn leadership_moves_on_whatever_happens_and_never_to_two() {
+    let seed = from_environment("TENURE_SIM_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
+    let changes = from_environment("TENURE_SIM_CHANGES").unwrap_or(CHANGES);
+    let began = std::time::Instant::now();
+    let report = simulate(seed, changes);
+    report.print(began.elapsed());
+    assert!(report.terms > changes, "{} terms", report.terms);
+    assert!(report.of_the_network * 3 >= changes, "{} of {changes}", report.of_the_network);
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    let seed = from_environment("TENURE_SIM_SEED").unwrap_or(7);
+    let (once, again) = (simulate(seed, CHANGES_TWICE), simulate(seed, CHANGES_TWICE));
+    let first_difference = once.story.iter().zip(&again.story).find(|(once, again)| once != again);
+    assert_eq!(first_difference, None, "the stories of seed {seed} part here");
+    assert_eq!(once.hash, again.hash);
+    assert_ne!(simulate(seed + 1, CHANGES_TWICE).hash, once.hash);
+}
