@@ -13,7 +13,7 @@ use rand::Rng;
 use world::{LEASE_DURATION, World};
 
 /// How many leader changes are played unless the environment asks for more.
-const CHANGES: usize = 150;
+const CHANGES: usize = 100;
 /// How many are played twice, to compare the stories.
 const CHANGES_TWICE: usize = 30;
 /// Nobody is in office for this long, once in each simulation.
