@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use thiserror::Error;
 use tokio::{
     net::TcpStream,
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     time::timeout,
 };
 
@@ -89,6 +89,8 @@ pub struct Replica {
     log: PathBuf,
     launch: Launch,
     child: Option<Child>,
+    /// Held here, because waiting for a child closes the standard input that it holds itself, and that asks it to stop.
+    input: Option<ChildStdin>,
 }
 
 impl Replica {
@@ -104,7 +106,7 @@ impl Replica {
             format!("--admin-address={admin}"),
         ]);
         let log = launch.directory.join(format!("{identity}.log"));
-        Ok(Self { identity, address, admin, flags, log, launch: launch.clone(), child: None })
+        Ok(Self { identity, address, admin, flags, log, launch: launch.clone(), child: None, input: None })
     }
 
     /// Starts its process, with a standard input that stays open as long as the harness lives.
@@ -112,7 +114,7 @@ impl Replica {
         let failed = |source| ReplicaError::Start { binary: self.launch.binary.clone(), source };
         let log = OpenOptions::new().create(true).append(true).open(&self.log).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
-        let child = Command::new(&self.launch.binary)
+        let mut child = Command::new(&self.launch.binary)
             .arg("run")
             .args(&self.flags)
             .arg("--exit-when-stdin-closes")
@@ -123,6 +125,7 @@ impl Replica {
             .spawn()
             .map_err(failed)?;
         let pid = child.id().unwrap_or_default();
+        self.input = child.stdin.take();
         self.child = Some(child);
         Ok(pid)
     }

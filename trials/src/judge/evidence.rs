@@ -109,9 +109,9 @@ pub struct Evidence {
     pub timeline: Timeline,
     /// Slots due up to here must be decided, and their runs ended.
     pub until: Timestamp,
-    /// Replicas that ended without being asked to, and how. A replica that thaws too late aborts on purpose; the table shows
-    /// it, and no condition depends on it.
-    pub ended_by_themselves: Vec<String>,
+    /// Replicas that ended without being asked to, or otherwise than asked, and how. A replica that thaws too late aborts on
+    /// purpose; the table shows it, and no condition depends on it.
+    pub bad_ends: Vec<String>,
 }
 
 impl Family {

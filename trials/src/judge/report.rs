@@ -13,7 +13,7 @@ use super::{
 pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     let mut table = String::new();
     let mut row = |name: &str, value: String| {
-        let written = writeln!(table, "  {name:<38} {value}");
+        let written = writeln!(table, "  {name:<42} {value}");
         written.expect("writing to a string cannot fail");
     };
     row("trials", evidence.trials.len().to_string());
@@ -37,9 +37,9 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     let share = findings.ran_share;
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
-    row("replicas that ended by themselves", evidence.ended_by_themselves.len().to_string());
-    for ended in &evidence.ended_by_themselves {
-        row("", ended.clone());
+    row("replicas that ended otherwise than asked", evidence.bad_ends.len().to_string());
+    for end in &evidence.bad_ends {
+        row("", end.clone());
     }
     format!("{}\n{table}", findings.family)
 }

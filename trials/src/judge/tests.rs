@@ -58,7 +58,7 @@ fn clean(family: Family) -> Evidence {
         }],
         timeline: Timeline::fixed(millis(0), wall(0)),
         until: wall(3),
-        ended_by_themselves: Vec::new(),
+        bad_ends: Vec::new(),
     };
     for at in [500, 1_400] {
         evidence.probe.take(millis(at), b"5 a 0");
@@ -333,8 +333,8 @@ fn the_table_names_every_figure() {
     let table = render(&evidence, &judge(&evidence));
     for line in [
         "SIGSTOP\n",
-        "struck acting                          1",
-        "slots due                              6",
+        "struck acting                              1",
+        "slots due                                  6",
         "-1100.0 ms to -1100.0 ms",
         "1.100 s / 1.100 s / 1.100 s / 1.100 s",
     ] {

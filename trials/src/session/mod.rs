@@ -116,7 +116,7 @@ struct Session {
     replicas: Vec<Replica>,
     jobs: Vec<Job>,
     trial: u32,
-    ended_by_themselves: Vec<String>,
+    bad_ends: Vec<String>,
 }
 
 /// Runs a family and returns what was seen.
@@ -183,7 +183,7 @@ impl Session {
             replicas,
             jobs,
             trial: 0,
-            ended_by_themselves: Vec::new(),
+            bad_ends: Vec::new(),
         };
         for place in 0..session.replicas.len() {
             session.start_replica(place)?;
@@ -239,7 +239,7 @@ impl Session {
                 if let Some(status) = self.replicas[place].ended_by_itself() {
                     let what = format!("{} ended by itself: {status}", self.replicas[place].identity);
                     self.note(&what);
-                    self.ended_by_themselves.push(format!("trial {}: {what}", self.trial));
+                    self.bad_ends.push(format!("trial {}: {what}", self.trial));
                 }
                 if self.replicas[place].pid().is_none() {
                     self.start_replica(place)?;
@@ -302,7 +302,7 @@ impl Session {
             trials,
             timeline: self.timeline,
             until,
-            ended_by_themselves: self.ended_by_themselves,
+            bad_ends: self.bad_ends,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! One trial: from a calm state, through a strike at a chosen point, back to a calm state.
 
-use std::time::Duration;
+use std::{os::unix::process::ExitStatusExt, time::Duration};
 
 use rand::Rng;
 use rustix::process::Signal;
@@ -127,6 +127,9 @@ impl Session {
         let status = replica.ended(LEAVE_LIMIT).await?;
         let what = format!("{} ended: {status}", replica.identity);
         self.note(&what);
+        if !status.success() && status.signal() != Some(Signal::KILL.as_raw()) {
+            self.bad_ends.push(format!("trial {}: {what}", self.trial));
+        }
         Ok(())
     }
 
