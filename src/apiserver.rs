@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
-    clock::{BootTime, SharedClock},
+    clock::{self, BootTime, SharedClock},
     election::{Gate, GateLayer, Guard},
 };
 
@@ -54,10 +54,17 @@ pub enum ConnectError {
     /// The TLS settings or the credentials of the configuration cannot be used.
     #[error("the Kubernetes client configuration cannot be used: {0}")]
     Config(#[source] Box<kube::Error>),
+    /// A proxy would stand between the gate and the API server.
+    #[error("the Kubernetes client configuration names the proxy {0}: expected none, connections are made directly")]
+    Proxy(http::Uri),
 }
 
 type Answer = Response<http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>>;
 type Transport = BoxCloneSyncService<Request<Body>, Answer, BoxError>;
+
+/// How long the head of an answer may take, that of a watch included: the API server sends it at once. Without a bound, a
+/// list over a connection that is half open would hang for as long as the kernel believes in it.
+const ANSWER_HEAD_MAX: Duration = Duration::from_secs(30);
 
 /// How long a connection attempt may take. Every request has a deadline of its own besides.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,8 +73,11 @@ impl ApiServer {
     /// The API server of `config`, with retries off and a deadline on connecting.
     ///
     /// # Errors
-    /// [`ConnectError::Config`] if the TLS settings or the credentials cannot be used.
+    /// [`ConnectError`] if the TLS settings, the credentials or a proxy cannot be used.
     pub fn from_config(mut config: Config, clock: SharedClock) -> Result<Self, ConnectError> {
+        if let Some(proxy) = config.proxy_url {
+            return Err(ConnectError::Proxy(proxy));
+        }
         config.default_retry = false;
         config.connect_timeout = Some(config.connect_timeout.map_or(CONNECT_TIMEOUT, |set| set.min(CONNECT_TIMEOUT)));
         let failed = |error| ConnectError::Config(Box::new(error));
@@ -78,10 +88,11 @@ impl ApiServer {
         let transport = ServiceExt::<Request<Body>>::map_err(http, BoxError::from);
         let auth = config.auth_layer().map_err(failed)?;
         let base_uri = config.base_uri_layer();
+        let headers = config.extra_headers_layer().map_err(failed)?;
         let namespace = config.default_namespace.clone();
         let finish_namespace = namespace.clone();
         let finish = move |transport: Transport| {
-            let addressed = ServiceBuilder::new().layer(base_uri.clone());
+            let addressed = ServiceBuilder::new().layer(base_uri.clone()).layer(headers.clone());
             match &auth {
                 Some(auth) => Client::new(addressed.service(auth.layer(transport)), finish_namespace.clone()),
                 None => Client::new(addressed.service(transport), finish_namespace.clone()),
@@ -216,7 +227,7 @@ where
         let (observe, sent) = (self.observe.clone(), self.observe.clock.boot());
         let answer = self.inner.call(request);
         async move {
-            let answer = answer.await?;
+            let answer = clock::timeout(&*observe.clock, ANSWER_HEAD_MAX, answer).await??;
             observe.note(sent, &answer);
             Ok(answer)
         }
@@ -226,7 +237,36 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use jiff::SignedDuration;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{Api, api::ListParams};
+
     use super::*;
+    use crate::clock::{Clock, RATE_ONE, SimulatedClock};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_never_answered_ends_with_an_error() {
+        let clock = SimulatedClock::new(Timestamp::UNIX_EPOCH, RATE_ONE, SignedDuration::ZERO);
+        let silent = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<http_body_util::Empty<bytes::Bytes>>, Infallible>>()
+        });
+        let api = ApiServer::from_service(silent, "default", clock.clone());
+        let maps: Api<ConfigMap> = Api::all(api.client());
+        let listed = maps.list(&ListParams::default()).await;
+        assert!(listed.is_err());
+        assert!(clock.boot().since_origin() >= ANSWER_HEAD_MAX);
+    }
+
+    #[test]
+    fn a_proxy_is_refused_by_name() {
+        let mut config = Config::new(http::Uri::from_static("https://127.0.0.1:6443"));
+        config.proxy_url = Some(http::Uri::from_static("http://proxy:3128"));
+        let message =
+            ApiServer::from_config(config, crate::clock::SystemClock::shared()).expect_err("a proxy").to_string();
+        assert!(message.contains("http://proxy:3128"), "{message}");
+    }
 
     #[test]
     fn the_date_of_an_answer_is_read_as_http_writes_it() {

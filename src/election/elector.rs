@@ -186,6 +186,7 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
             clock: asking_clock,
             observer,
             office: None,
+            last_office: None,
             drain_awaited: false,
             post,
             standing,
@@ -215,6 +216,8 @@ struct Loop {
     clock: SharedClock,
     observer: Arc<dyn ElectorObserver>,
     office: Option<Arc<Office>>,
+    /// The newest term, in office or not.
+    last_office: Option<Arc<Office>>,
     /// Whether the end of the work of the term in office is already being waited for.
     drain_awaited: bool,
     post: Arc<Post>,
@@ -295,10 +298,9 @@ impl Loop {
         if done.send(released).is_err() {
             tracing::debug!("Nobody waits for the release");
         }
-        while let Some(news) = self.requests.next().await {
-            if matches!(news, News::WorkEnded) {
-                break;
-            }
+        drop(self.requests);
+        if let Some(office) = self.last_office {
+            office.wait_until(Office::gated_work_has_ended).await;
         }
     }
 
@@ -346,6 +348,7 @@ impl Loop {
         let office = Office::open(self.lease.clone(), token, nonce, self.clock.clone(), valid_until, lease_end);
         self.post.put(Some(office.clone()));
         self.office = Some(office.clone());
+        self.last_office = Some(office.clone());
         self.drain_awaited = false;
         tracing::info!(lease = %self.lease, token, "Took office");
         self.observer.term_began(token);
