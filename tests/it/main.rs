@@ -10,6 +10,7 @@ mod choreographed;
 mod dev;
 mod election;
 mod examples;
+mod periodic;
 mod simulation;
 mod start_up;
 mod support;
