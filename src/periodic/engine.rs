@@ -252,7 +252,7 @@ impl Engine {
     fn leave_office(&mut self) {
         tracing::info!("Jobs are no longer scheduled here");
         let now = self.now();
-        self.jobs.values_mut().for_each(|job| job.give_back_waiting(now));
+        self.jobs.values_mut().for_each(|job| job.give_back_waiting(now, None));
         self.observer.office_left();
         self.advance_all();
     }
@@ -293,7 +293,7 @@ impl Engine {
             self.planning = planning;
             let now = self.now();
             if planning == Planning::Closed {
-                self.jobs.values_mut().for_each(|job| job.give_back_waiting(now));
+                self.jobs.values_mut().for_each(|job| job.give_back_waiting(now, None));
             }
             self.advance_all();
         }
@@ -578,6 +578,9 @@ impl Engine {
         let wall = [job.wake, retry].into_iter().flatten().min().filter(|_| in_office && !job.busy);
         let boot = self.clock.boot();
         let pause = job.pause_until.filter(|until| *until > boot);
+        // Until the pause is over, or its place in the queue has come, nothing is done about the job: a slot that is due
+        // would only wake the loop again and again.
+        let wall = wall.filter(|_| pause.is_none() && !self.queued.contains(&job.key));
         let catch_up = job.catch_up_at.filter(|turn| *turn > boot);
         self.alarms.set(&job.key, wall, [pause, catch_up].into_iter().flatten().min());
     }

@@ -101,6 +101,14 @@ impl Engine {
         if self.office.is_some() {
             self.tell_news(&job.key, &job.uid, &news);
         }
+        self.take_up_written(job, kind);
+        // An answer may come after its term has ended, even in the next term of this very process: what it stored is not
+        // made by this term.
+        let term = self.office.as_ref().map(|office| office.name.clone());
+        job.give_back_waiting(self.now(), term.as_ref());
+    }
+
+    fn take_up_written(&self, job: &mut Job, kind: &WriteKind) {
         match kind {
             WriteKind::First | WriteKind::Claim => {}
             WriteKind::Intent { starts, trigger_refused } => {
@@ -252,7 +260,7 @@ impl Engine {
             job.occupied_until = Some(now);
         }
         if self.planning == Planning::Closed || self.office.is_none() {
-            job.give_back_waiting(now);
+            job.give_back_waiting(now, None);
         }
     }
 

@@ -283,10 +283,13 @@ impl Job {
 
     /// What ends with a term or with the planning: attempts that are stored and not made are given back. Under
     /// `AtLeastOnce` the next leader finds all it needs in the stored attempt; under `AtMostOnce` it must be told that
-    /// nothing of it was sent.
-    pub fn give_back_waiting(&mut self, now: Instant) {
+    /// nothing of it was sent. Attempts of the term `but_of` are kept.
+    pub fn give_back_waiting(&mut self, now: Instant, but_of: Option<&TermRef>) {
         let guarantee = self.compiled.policy.guarantee;
         self.runs.retain(|_, run| {
+            if but_of == Some(&run.intent.term) {
+                return true;
+            }
             let message = match &run.state {
                 RunState::Waiting => "the leader's term ended before the attempt was made".to_owned(),
                 RunState::Failed(retry) => retry.message.clone(),
@@ -312,6 +315,7 @@ impl Job {
     /// # Errors
     /// [`PatchError`], never for the types of this crate.
     pub fn next_step(&mut self, around: &Surroundings<'_>) -> Result<Step, PatchError> {
+        self.wake = None;
         if self.doubtful {
             return Ok(Step::Read);
         }
