@@ -4,16 +4,21 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
+.PHONY: help run test walkthrough parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Start it all on this machine, no cluster needed: sandbox, three replicas, example jobs
-	$(CARGO) run --all-features --bin tenure -- dev
+	@$(CARGO) run --all-features --bin tenure -- dev --state-dir target/dev
 
 test: ## Run every test, documentation examples included; print run, failed, skipped
 	@scripts/test.sh
+
+walkthrough: ## Run README's console blocks word for word, and compare what they print (needs kubectl)
+	@$(CARGO) build --all-features --bin tenure
+	@$(CARGO) build --package trials --bin walkthrough
+	@PATH="$$(dirname "$$(sandbox/parity/kubectl.sh)"):$$PATH" target/debug/walkthrough README.md
 
 parity: ## Compare the sandbox with a real API server (needs Go; the first time builds it)
 	@sandbox/parity/run.sh

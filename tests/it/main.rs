@@ -11,6 +11,7 @@ mod dev;
 mod election;
 mod examples;
 mod periodic;
+mod readme;
 mod simulation;
 mod start_up;
 mod support;
