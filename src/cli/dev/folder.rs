@@ -50,6 +50,11 @@ impl StateFolder {
         self.path.join(name.map_or_else(|| "kubeconfig".to_owned(), |name| format!("{name}.kubeconfig")))
     }
 
+    /// The process id of a replica, while it runs.
+    pub(super) fn pid(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.pid"))
+    }
+
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.log"))
     }

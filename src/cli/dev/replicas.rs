@@ -1,7 +1,7 @@
 //! The replicas as child processes of the same binary. One that has ended is started again, until the stop.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
@@ -56,6 +56,7 @@ struct Keeper {
     binary: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
+    pid_file: PathBuf,
     pid: watch::Sender<Option<u32>>,
     console: Console,
     clock: SharedClock,
@@ -97,6 +98,7 @@ impl Replicas {
                 binary: std::env::current_exe()?,
                 arguments: arguments(&name, admin, launch),
                 log,
+                pid_file: launch.folder.pid(&name),
                 pid,
                 console: console.clone(),
                 clock: clock.clone(),
@@ -153,9 +155,9 @@ impl Keeper {
             match self.spawn() {
                 Ok(mut child) => {
                     let pid = child.id();
-                    self.pid.send_replace(pid);
-                    let Some(status) = self.watch(&mut child).await else { return };
-                    self.pid.send_replace(None);
+                    self.note(pid);
+                    let Some(status) = self.watch(&mut child).await else { return self.note(None) };
+                    self.note(None);
                     let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
                     self.console.say(format_args!("{}{pid} has ended: {}", self.name, describe(status)));
                 }
@@ -166,6 +168,18 @@ impl Keeper {
                 () = self.stop.cancelled() => return,
                 () = clock::sleep(&*self.clock, RESTART_PAUSE) => {}
             }
+        }
+    }
+
+    /// Tells the rest of this process, and by a file whoever types commands, which process runs now.
+    fn note(&self, pid: Option<u32>) {
+        self.pid.send_replace(pid);
+        let noted = match pid {
+            Some(pid) => fs::write(&self.pid_file, format!("{pid}\n")),
+            None => fs::remove_file(&self.pid_file),
+        };
+        if let Err(error) = noted {
+            self.console.say(format_args!("{} cannot be written: {error}", self.pid_file.display()));
         }
     }
 
