@@ -17,6 +17,10 @@ use crate::{
 /// Of the slots that nothing stood in the way of, the share that must have been run, in percent.
 const RAN_SHARE_FLOOR: u64 = 95;
 
+/// A run is active from the moment its leader decides on it. Its intent reaches the store, where it is seen from outside, well
+/// within half of the shortest period.
+const INTENT_UNDER_WAY: Duration = Duration::from_millis(100);
+
 /// A slot of which nobody can say what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LostSlot {
@@ -329,7 +333,7 @@ pub(super) fn ran_share(evidence: &Evidence) -> (RanShare, Vec<(String, Timestam
         let (Some(grid), Some(history)) = (evidence.grid(job), evidence.history.job(&job.name)) else { continue };
         for slot in grid.iter() {
             let at = evidence.timeline.at(slot);
-            if in_office(at) && !fault_on(at) && idle_at(history, at) {
+            if in_office(at) && !fault_on(at) && idle_at(history, at) && !intent_under_way(history, at, slot) {
                 share.unhindered += 1;
                 if ran.contains(&(job.name.as_str(), slot)) {
                     share.ran += 1;
@@ -346,6 +350,13 @@ pub(super) fn ran_share(evidence: &Evidence) -> (RanShare, Vec<(String, Timestam
 fn idle_at(history: &JobHistory, at: At) -> bool {
     let seen = history.versions.partition_point(|version| version.at <= at);
     seen > 0 && history.versions[seen - 1].status.active.is_empty()
+}
+
+/// Whether the intent of an earlier slot was on its way to the store at that instant: to its leader that run was active.
+fn intent_under_way(history: &JobHistory, at: At, slot: Timestamp) -> bool {
+    let seen = history.versions.partition_point(|version| version.at <= at);
+    let soon = history.versions[seen..].iter().take_while(|version| version.at.since(at) <= INTENT_UNDER_WAY);
+    soon.flat_map(|version| version.status.active.values()).any(|run| run.slot < slot)
 }
 
 /// Slots that a term called coalesced though they were due after its own first request for that job: it was at work by then,

@@ -286,6 +286,21 @@ fn a_slot_due_under_a_fault_without_a_leader_or_during_a_run_is_not_unhindered()
 }
 
 #[test]
+fn a_slot_due_while_an_earlier_slots_intent_was_under_way_is_not_unhindered_and_one_due_long_before_it_is() {
+    for (stored, unhindered) in [(3_050, 3), (3_150, 4)] {
+        let mut evidence = clean(Family::Kill);
+        evidence.entries.iter_mut().find(|entry| entry.request.run_id == "least-3").unwrap().request.slot = None;
+        evidence.history = History::default();
+        for job in ["least", "most"] {
+            version(&mut evidence, 400, job, &json!({ "mark": wall(0) }));
+        }
+        version(&mut evidence, stored, "least", &json!({ "mark": wall(3), "active": { "least-2": intent(2) } }));
+        let share = judge(&evidence).ran_share;
+        assert_eq!((share.unhindered, share.ran), (unhindered, 3));
+    }
+}
+
+#[test]
 fn the_share_may_be_exactly_the_floor() {
     assert!(!RanShare { unhindered: 100, ran: 95 }.is_too_small());
     assert!(RanShare { unhindered: 100, ran: 94 }.is_too_small());
