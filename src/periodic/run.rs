@@ -175,3 +175,6 @@ pub fn recovery(run: &ActiveRun, generation: i64, policy: &RunPolicy, now: Insta
         recovers: true,
     })
 }
+
+#[cfg(test)]
+mod tests;
