@@ -3,7 +3,7 @@
 //! Everything here knows `tenure` only from outside: as a binary with flags, as the sender of HTTP requests, and as the
 //! author of status versions in an API server. [`ledger`], [`probe`] and [`watcher`] see; [`judge`] judges, and is pure;
 //! [`replicas`], [`aim`] and [`cluster`] are the harness's hands, and [`session`] runs one family of trials with them.
-//! [`bench`] measures instead of judging.
+//! [`mod@bench`] measures instead of judging.
 #![allow(
     clippy::disallowed_methods,
     reason = "the judge measures real processes by the real clock; only the code under test takes time as an argument"
