@@ -7,7 +7,7 @@
 //! Order of the stop: readiness fails, no new run starts, what runs may end within the drain time and is recorded, the
 //! Lease is released, the notes are written, the admin port closes.
 
-use std::{io, path::PathBuf, sync::Arc, sync::atomic::AtomicBool, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::{
     Api, Config,
@@ -250,7 +250,6 @@ impl Replica {
             events,
             scheduler: scheduler.state(),
             stopping: stopping.clone(),
-            served: AtomicBool::new(false),
         };
         let admin = Admin::start(admin, views.for_admin(), clock.clone(), &tasks)?;
         tracing::info!(replica = identity, address = %admin.address(), "Admin server listens");

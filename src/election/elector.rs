@@ -70,6 +70,8 @@ pub struct ElectorReport {
     pub since: BootTime,
     /// Why the last term of this replica ended.
     pub last_lost: Option<Lost>,
+    /// Whether the API server has answered about the Lease at least once without an error.
+    pub served: bool,
     /// What the API server's last answer was, if it was an error, or why there was none.
     pub last_error: Option<String>,
     /// When the elector's loop last took a turn: it is stuck if that is long ago.
@@ -161,6 +163,7 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
         valid_until: None,
         since: clock.boot(),
         last_lost: None,
+        served: false,
         last_error: None,
         last_turn: clock.boot(),
     });
@@ -413,8 +416,11 @@ impl Loop {
             }
             _ => {}
         }
-        if known != error {
-            self.report.send_modify(|report| report.last_error = error);
+        if known != error || (error.is_none() && !self.report.borrow().served) {
+            self.report.send_modify(|report| {
+                report.served |= error.is_none();
+                report.last_error = error;
+            });
         }
     }
 

@@ -1,12 +1,6 @@
 //! What the admin port shows: views of the state that the parts of a replica publish.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -50,8 +44,6 @@ pub struct Views {
     pub scheduler: watch::Receiver<SchedulerState>,
     /// Cancelled when the replica is asked to stop.
     pub stopping: CancellationToken,
-    /// Whether the API server has served the Lease once.
-    pub served: AtomicBool,
 }
 
 /// The document of `/status`.
@@ -207,16 +199,11 @@ impl Views {
 
     /// Once is enough: when the API server goes away later, a standby still does its part by waiting.
     fn lease_served(&self) -> Result<(), String> {
-        if self.served.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        match (&*self.election_date.borrow(), &self.election.borrow().last_error) {
-            (_, Some(error)) => Err(error.clone()),
-            (None, None) => Err("the API server has not answered yet".to_owned()),
-            (Some(_), None) => {
-                self.served.store(true, Ordering::Relaxed);
-                Ok(())
-            }
+        let report = self.election.borrow();
+        match &report.last_error {
+            _ if report.served => Ok(()),
+            Some(error) => Err(error.clone()),
+            None => Err("the API server has not answered yet".to_owned()),
         }
     }
 }

@@ -128,7 +128,7 @@ impl Engine {
                 }
             }
             WriteKind::GiveUp(id, end) => {
-                tracing::warn!(periodicjob = %job.key, run = id, message = end.message, "A run is given up");
+                tracing::warn!(periodicjob = %job.key, run = id, reason = end.message, "A run is given up");
                 let report = RunReport {
                     run_id: id,
                     slot: end.at,
@@ -246,7 +246,7 @@ impl Engine {
             After::Retry(retry) => {
                 let attempt = run.intent.attempt;
                 tracing::info!(
-                    periodicjob = %job.key, run = run_id, attempt, message = retry.message,
+                    periodicjob = %job.key, run = run_id, attempt, reason = retry.message,
                     wait_seconds = retry.wait.as_secs_f64(), bound_seconds = retry.bound.as_secs_f64(),
                     "Attempt failed"
                 );
@@ -295,7 +295,7 @@ impl Engine {
                 tracing::debug!(periodicjob = %key, run = run_id, attempt, outcome = outcome.as_str(), "Run ended");
             }
             _ => tracing::warn!(
-                periodicjob = %key, run = run_id, attempt, outcome = outcome.as_str(), message = end.message, "Run ended"
+                periodicjob = %key, run = run_id, attempt, outcome = outcome.as_str(), reason = end.message, "Run ended"
             ),
         }
         let (slot, message) = (intent.slot, end.message.as_str());

@@ -45,8 +45,9 @@ impl Dev {
 
     /// Reads up to the next line that has all of `texts`, and returns it.
     fn line(&mut self, texts: &[&str]) -> String {
+        let start = Instant::now();
         loop {
-            let Ok(line) = self.lines.recv_timeout(DEADLINE) else {
+            let Ok(line) = self.lines.recv_timeout(DEADLINE.saturating_sub(start.elapsed())) else {
                 panic!("there is no line with {texts:?}:\n{}", self.seen);
             };
             self.seen.push_str(&line);

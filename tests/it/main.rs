@@ -13,6 +13,7 @@ mod examples;
 mod periodic;
 mod readme;
 mod simulation;
+mod shutdown;
 mod start_up;
 mod support;
 mod wrong_http;

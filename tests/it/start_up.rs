@@ -1,43 +1,19 @@
 //! The binary as an operator meets it: its help, and what it says to wrong input at the start.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, channel},
-    time::{Duration, Instant},
-};
+use std::net::TcpListener;
 
-use assert_cmd::cargo::cargo_bin;
 use rstest::rstest;
-use sandbox::{Sandbox, ServeOptions, new_token};
+use rustix::process::Signal;
+use sandbox::{Fault, FaultRule, Sandbox, ServeOptions, new_token};
 use tokio_util::sync::CancellationToken;
 
-/// The binary without what this machine's environment would tell it.
-fn tenure(arguments: &[&str]) -> Command {
-    let mut command = Command::new(cargo_bin!("tenure"));
-    command.env_clear().env("HOME", "/nonexistent").env("COLUMNS", "110").args(arguments);
-    command
-}
+use crate::support::process::{Process, dead_end, get, get_until, kubeconfig, tenure};
 
 /// How it ended, and what it wrote to standard output and to standard error.
 fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = tenure(arguments).output().expect("the binary runs");
     let text = |bytes| String::from_utf8(bytes).expect("it writes text");
     (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-/// A kubeconfig for an API server at `address`.
-fn kubeconfig(folder: &Path, address: SocketAddr, token: &str) -> PathBuf {
-    let path = folder.join("kubeconfig");
-    Sandbox::write_kubeconfig(&path, address, token).expect("the folder can be written to");
-    path
-}
-
-/// An address on which nothing listens.
-fn dead_end() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a free port")
 }
 
 #[rstest]
@@ -129,100 +105,6 @@ fn without_a_cluster_the_start_ends_and_says_how_one_is_named() {
     assert!(error.contains("no cluster to work in") && error.contains("--kubeconfig"), "{error}");
 }
 
-/// A replica as a process, and its log.
-struct Process {
-    child: Child,
-    log: Receiver<String>,
-    seen: String,
-}
-
-/// A process that has not done what it should by then never will.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-impl Process {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = tenure(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let lines = BufReader::new(child.stderr.take().expect("it is piped"));
-        let (sender, log) = channel();
-        // It ends with the process, or when nobody listens any more.
-        std::thread::spawn(move || lines.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, log, seen: String::new() }
-    }
-
-    /// Reads the log up to the line with `text`, and returns that line.
-    fn log_line(&mut self, text: &str) -> String {
-        loop {
-            let Ok(line) = self.log.recv_timeout(DEADLINE) else {
-                panic!("there is no line with {text:?}:\n{}", self.seen);
-            };
-            self.seen.push_str(&line);
-            self.seen.push('\n');
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn admin_address(&mut self) -> String {
-        let line = self.log_line("Admin server listens");
-        let (_, address) = line.trim_end().split_once("address=").expect("the line names the address");
-        address.to_owned()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("it is running");
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let start = Instant::now();
-        while start.elapsed() < DEADLINE {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("the process has not ended; its log so far:\n{}", self.seen);
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It has usually ended by now.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// The status code and the body of an answer.
-fn get(address: &str, path: &str) -> (u16, String) {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").expect("the request is sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("the answer is text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line"), body.to_owned())
-}
-
-/// Asks until the answer is as it should be.
-fn get_until(address: &str, path: &str, right: impl Fn(u16, &str) -> bool) -> (u16, String) {
-    let start = Instant::now();
-    loop {
-        let (code, body) = get(address, path);
-        if right(code, &body) {
-            return (code, body);
-        }
-        assert!(start.elapsed() < DEADLINE, "{path} still answers {code}: {body}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_is_not_there_is_waited_for_and_said_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -251,8 +133,38 @@ async fn an_api_server_that_is_not_there_is_waited_for_and_said_once() {
     process.log_line("The API server does not serve the Lease");
     // Who was ready once stays ready: a restart would repair nothing.
     assert_eq!(get(&admin, "/readyz").0, 200);
-    process.signal(rustix::process::Signal::TERM);
+    process.signal(Signal::TERM);
     assert_eq!(process.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_permission_on_leases_a_replica_waits_unready_and_says_so_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (sandbox, token, shutdown) = (Sandbox::new(), new_token(), CancellationToken::new());
+    let rule = sandbox.faults().add(FaultRule::new(Fault::Refuse { code: 403, retry_after: None }).resource("leases"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    let path = kubeconfig(folder.path(), listener.local_addr().expect("it has an address"), &token);
+    let options = ServeOptions { listener, token, shutdown: shutdown.clone() };
+    let served = sandbox.clone();
+    let serving = tokio::spawn(async move { served.serve(options).await });
+
+    let path = path.to_str().expect("a path in UTF-8");
+    let mut process = Process::start(&["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path]);
+    let admin = process.admin_address();
+    let line = process.log_line("The API server does not serve the Lease");
+    assert!(line.contains("forbidden"), "{line}");
+    let (_, body) = get_until(&admin, "/readyz", |code, body| code == 503 && body.contains("forbidden"));
+    assert!(body.contains("[-]lease failed: "), "{body}");
+
+    sandbox.faults().remove(rule);
+    get_until(&admin, "/readyz", |code, _| code == 200);
+    process.log_line("The API server serves the Lease again");
+    let told = process.seen.matches("The API server does not serve the Lease").count();
+    assert_eq!(told, 1, "{}", process.seen);
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().code(), Some(0));
+    shutdown.cancel();
+    serving.await.expect("the sandbox did not panic").expect("the sandbox served");
 }
 
 #[test]

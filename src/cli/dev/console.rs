@@ -51,11 +51,16 @@ pub(super) fn suggest(leader: &str, world: &World) {
         "Try, in another terminal:\n\
          \x20 export KUBECONFIG={kubeconfig}\n\
          \x20 kubectl get periodicjobs --watch\n\
-         \x20 kill -9 {leader}             # the leader: another one takes over\n\
-         \x20 kill -STOP PID, kill -CONT PID   # it comes back as a standby\n\
-         \x20 kubectl annotate periodicjob flaky --overwrite tenure.dev/trigger=\"$(date)\"   # run now\n\
-         \x20 curl http://{target}/            # the attempts, with their growing waits\n\
-         \x20 curl -X POST http://{target}/toggle   # repair the target\n\n",
+         \x20 kill -9 {leader}\n\
+         \x20     the leader dies: another one takes over, and the jobs go on without a gap\n\
+         \x20 kill -STOP PID; sleep 10; kill -CONT PID\n\
+         \x20     the leader freezes: it comes back as a standby\n\
+         \x20 kubectl annotate periodicjob flaky --overwrite tenure.dev/trigger=\"$(date)\"\n\
+         \x20     run now: the flaky target is tried again with growing waits\n\
+         \x20 curl http://{target}/\n\
+         \x20     the attempts as the target saw them\n\
+         \x20 curl -X POST http://{target}/toggle\n\
+         \x20     repair the target: the run succeeds\n\n",
         kubeconfig = world.kubeconfig().display(),
     ));
 }

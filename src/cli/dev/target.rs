@@ -133,7 +133,7 @@ async fn show(State(shared): State<Arc<Shared>>) -> String {
             let short: String = seen.run.chars().take(16).collect();
             let line = format!(
                 "{:<14}{short:<18}{:<9}{:<8}{:<8}{after}",
-                seen.at.strftime("%H:%M:%S%.3f"),
+                seen.at.strftime("%H:%M:%S%.3f").to_string(),
                 seen.attempt,
                 seen.token,
                 seen.answer.as_u16(),

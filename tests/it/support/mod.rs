@@ -4,3 +4,4 @@ pub mod freeze;
 pub mod lab;
 pub mod ledger;
 pub mod network;
+pub mod process;
