@@ -64,6 +64,7 @@ pub mod dial;
 pub mod duration;
 pub mod election;
 pub mod entropy;
+mod explain;
 #[cfg(feature = "controller")]
 #[doc(hidden)]
 pub mod observe;

@@ -8,9 +8,11 @@ mod crds;
 mod dev;
 mod run;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::explain::explain;
 
 /// Background work on Kubernetes, each piece of it in exactly one place at a time.
 #[derive(Debug, Parser)]
@@ -42,23 +44,8 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", sentence(&*error));
+            eprintln!("error: {}", explain(&*error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// The error with its causes, as far as it does not name them itself.
-fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use crate::{
     apiserver::ApiServer,
     clock::{self, SharedClock},
+    explain::explain,
     tasks::Tasks,
 };
 
@@ -169,7 +170,7 @@ impl Writer {
         for attempt in 1..=TRIES {
             let error = match clock::timeout(&*self.clock, TRY_DEADLINE, self.create_or_count(note)).await {
                 Ok(Ok(())) => return true,
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => explain(&error),
                 Err(elapsed) => elapsed.to_string(),
             };
             tracing::debug!(reason = note.fact.reason, attempt, error, "Event was not written");

@@ -16,6 +16,7 @@ use crate::{
     backoff::Backoff,
     clock::{BootTime, SharedClock},
     entropy::SharedEntropy,
+    explain::explain,
 };
 
 /// A job, or why it cannot be read: one bad object stops no other.
@@ -53,7 +54,8 @@ impl Feed {
             }
             match self.events.next().await {
                 Some(Ok(event)) => {
-                    if self.failures > 0 {
+                    // `Init` only says that a list is about to be asked for.
+                    if self.failures > 0 && !matches!(event, watcher::Event::Init) {
                         tracing::info!("Jobs can be watched again");
                         self.failures = 0;
                     }
@@ -61,7 +63,7 @@ impl Feed {
                 }
                 Some(Err(error)) => {
                     if self.failures == 0 {
-                        tracing::warn!(%error, "Jobs cannot be watched");
+                        tracing::warn!(error = %explain(&error), "Jobs cannot be watched");
                     }
                     self.failures = self.failures.saturating_add(1);
                     let wait = PAUSE.wait(self.failures, &*self.entropy);

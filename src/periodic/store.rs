@@ -17,6 +17,7 @@ use crate::{
     api::PeriodicJob,
     clock::{self, SharedClock},
     election::TermEnded,
+    explain::explain,
 };
 
 /// What a read brought.
@@ -60,7 +61,7 @@ pub async fn read(client: Client, clock: SharedClock, job: JobRef) -> ReadAnswer
         Ok(Ok(Some(DeserializeGuard(Ok(object))))) => ReadAnswer::Found(Box::new(object)),
         Ok(Ok(Some(DeserializeGuard(Err(unreadable))))) => ReadAnswer::Unreadable(unreadable.error),
         Ok(Ok(None)) => ReadAnswer::Gone,
-        Ok(Err(error)) => ReadAnswer::Failed(error.to_string()),
+        Ok(Err(error)) => ReadAnswer::Failed(explain(&error)),
         Err(elapsed) => ReadAnswer::Failed(elapsed.to_string()),
     }
 }
@@ -83,10 +84,10 @@ fn refusal(error: &kube::Error) -> WriteAnswer {
         kube::Error::Api(status) => match status.code {
             404 => WriteAnswer::Gone,
             409 | 422 => WriteAnswer::Refused,
-            400..=499 => WriteAnswer::NotDone(error.to_string()),
-            _ => WriteAnswer::Unknown(error.to_string()),
+            400..=499 => WriteAnswer::NotDone(explain(&error)),
+            _ => WriteAnswer::Unknown(explain(&error)),
         },
         kube::Error::Service(inner) if inner.is::<TermEnded>() => WriteAnswer::Unsent,
-        _ => WriteAnswer::Unknown(error.to_string()),
+        _ => WriteAnswer::Unknown(explain(&error)),
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::process::{Process, get, kubeconfig};
+use crate::support::process::{Process, get, install, kubeconfig};
 
 /// A replica that leads, one job whose run is going on, and the target that lets it end.
 struct Scene {
@@ -96,10 +96,7 @@ async fn slow_target() -> (SocketAddr, mpsc::UnboundedReceiver<()>, watch::Sende
 }
 
 async fn post_job(client: &Client, target: SocketAddr) {
-    let definitions = Api::all(client.clone());
-    for definition in tenure::api::crds().expect("the definitions can be made") {
-        definitions.create(&PostParams::default(), &definition).await.expect("the definition is valid");
-    }
+    install(client).await;
     let kind = ApiResource::erase::<PeriodicJob>(&());
     let spec = json!({ "interval": "1s", "timeout": "1m", "http": { "url": format!("http://{target}/") } });
     let job = DynamicObject::new("slow", &kind).data(json!({ "spec": spec }));

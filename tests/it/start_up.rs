@@ -2,12 +2,13 @@
 
 use std::net::TcpListener;
 
+use kube::Client;
 use rstest::rstest;
 use rustix::process::Signal;
 use sandbox::{Fault, FaultRule, Sandbox, ServeOptions, new_token};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::process::{Process, dead_end, get, get_until, kubeconfig, tenure};
+use crate::support::process::{Process, dead_end, get, get_until, install, kubeconfig, tenure};
 
 /// How it ended, and what it wrote to standard output and to standard error.
 fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -121,12 +122,16 @@ async fn an_api_server_that_is_not_there_is_waited_for_and_said_once() {
     let listener = tokio::net::TcpListener::bind(address).await.expect("the port is still free");
     let shutdown = CancellationToken::new();
     let sandbox = Sandbox::new();
+    install(&Client::new(sandbox.service("test"), "default")).await;
     let options = ServeOptions { listener, token, shutdown: shutdown.clone() };
     let serving = tokio::spawn(async move { sandbox.serve(options).await });
     get_until(&admin, "/readyz", |code, _| code == 200);
     process.log_line("The API server serves the Lease again");
-    let told = process.seen.matches("The API server does not serve the Lease").count();
-    assert_eq!(told, 1, "{}", process.seen);
+    process.log_line("Jobs can be watched again");
+    for told in ["The API server does not serve the Lease", "Jobs cannot be watched"] {
+        assert_eq!(process.seen.matches(told).count(), 1, "{}", process.seen);
+    }
+    assert!(process.seen.contains("Connection refused"), "{}", process.seen);
 
     shutdown.cancel();
     serving.await.expect("the sandbox did not panic").expect("the sandbox served");

@@ -10,6 +10,7 @@ use std::{
 };
 
 use assert_cmd::cargo::cargo_bin;
+use kube::{Api, Client, api::PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use sandbox::Sandbox;
 
@@ -30,6 +31,14 @@ pub fn kubeconfig(folder: &Path, address: SocketAddr, token: &str) -> PathBuf {
 /// An address on which nothing listens.
 pub fn dead_end() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a free port")
+}
+
+/// Posts the definitions, as an installation begins.
+pub async fn install(client: &Client) {
+    let definitions = Api::all(client.clone());
+    for definition in tenure::api::crds().expect("the definitions can be made") {
+        definitions.create(&PostParams::default(), &definition).await.expect("the definition is valid");
+    }
 }
 
 /// A replica as a process, and its log.
