@@ -10,6 +10,7 @@ mod choreographed;
 mod dev;
 mod election;
 mod examples;
+mod jobs;
 mod periodic;
 mod readme;
 mod shutdown;

@@ -2,13 +2,14 @@
 
 use std::{fmt, time::Duration};
 
+use jiff::SignedDuration;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use rand::{Rng, seq::IndexedRandom};
 use sandbox::{Fault, FaultRule, Verb};
 use serde_json::json;
 
 use super::world::{DRAIN, LEASE_DURATION, World};
-use crate::support::lab::LEASE;
+use crate::support::{lab::LEASE, ledger::CutOff};
 
 /// A way in which a leader is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,9 @@ pub enum Trouble {
     StandbyCutOff,
     StaleWatch,
     Refusals,
+    TargetRefuses,
+    TargetSilent,
+    ClockStep,
 }
 
 /// Each way, as often as it is listed.
@@ -61,7 +65,7 @@ const CHANGES: [Change; 20] = [
     Change::EditLease,
 ];
 
-const TROUBLES: [Trouble; 7] = [
+const TROUBLES: [Trouble; 10] = [
     Trouble::LateAnswers,
     Trouble::LostAnswer,
     Trouble::LostAnswerHangs,
@@ -69,6 +73,9 @@ const TROUBLES: [Trouble; 7] = [
     Trouble::StandbyCutOff,
     Trouble::StaleWatch,
     Trouble::Refusals,
+    Trouble::TargetRefuses,
+    Trouble::TargetSilent,
+    Trouble::ClockStep,
 ];
 
 /// How many changes of a hundred have trouble beside them.
@@ -124,6 +131,11 @@ impl Change {
 }
 
 impl Trouble {
+    /// Whether it is a delayed or lost answer, or a cut-off replica.
+    pub fn is_of_the_network(self) -> bool {
+        !matches!(self, Self::StaleWatch | Self::ClockStep)
+    }
+
     pub fn draw(rng: &mut impl Rng) -> Option<Self> {
         rng.random_ratio(TROUBLED_PERCENT, 100).then(|| *TROUBLES.choose(rng).unwrap())
     }
@@ -148,6 +160,12 @@ impl Trouble {
                 // It begins with the next event.
                 world.stale_until = world.lab.now() + LEASE_DURATION * 2;
                 FaultRule::new(Fault::StaleWatch(LEASE_DURATION)).client(name).verb(Verb::Watch)
+            }
+            Self::TargetRefuses => return world.ledger.cut_off(&name, CutOff::Refused),
+            Self::TargetSilent => return world.ledger.cut_off(&name, CutOff::Silent),
+            Self::ClockStep => {
+                let hours = *[-1, 1].choose(&mut world.rng).unwrap();
+                return world.machines[whom].step_clock(SignedDuration::from_hours(hours));
             }
             Self::Refusals => {
                 let code = *[429, 500, 503, 504].choose(&mut world.rng).unwrap();

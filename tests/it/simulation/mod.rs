@@ -3,19 +3,25 @@
 //! `TENURE_SIM_SEED` replays a seed, `TENURE_SIM_CHANGES` says how many leader changes to play.
 
 mod faults;
+mod judge;
 mod story;
 mod world;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use tenure::clock::Clock;
+
 use faults::{Change, Trouble};
+use judge::{Counted, Disturbance};
 use rand::Rng;
-use world::{LEASE_DURATION, World};
+use world::{FAST, LEASE_DURATION, World};
 
 /// How many leader changes are played unless the environment asks for more.
-const CHANGES: usize = 100;
+const CHANGES: usize = 24;
+/// In one change of so many, the fast job runs.
+const FAST_EVERY: usize = 5;
 /// How many are played twice, to compare the stories.
-const CHANGES_TWICE: usize = 30;
+const CHANGES_TWICE: usize = 6;
 /// Nobody is in office for this long, once in each simulation.
 const GAP: Duration = Duration::from_hours(24);
 const MILLI: Duration = Duration::from_millis(1);
@@ -32,6 +38,7 @@ struct Report {
     aborts: usize,
     virtual_time: Duration,
     probes: u64,
+    slots: Counted,
     hash: String,
     story: Vec<String>,
 }
@@ -45,6 +52,7 @@ impl Report {
         println!("  with a delayed or lost answer or a cut-off replica: {}", self.of_the_network);
         println!("aborts          {}", self.aborts);
         println!("signs of life   {}, none out of order", self.probes);
+        println!("slots           {:?}", self.slots);
         println!("virtual time    {:.0} s", self.virtual_time.as_secs_f64());
         println!("wall time       {:.1} s", wall_time.as_secs_f64());
         println!("story           {} lines, hash {}", self.story.len(), self.hash);
@@ -87,9 +95,11 @@ async fn play(seed: u64, changes: usize) -> Report {
         aborts: 0,
         virtual_time: Duration::ZERO,
         probes: 0,
+        slots: Counted::default(),
         hash: String::new(),
         story: Vec::new(),
     };
+    world.install().await;
     world.start(0, true);
     assert!(world.pass_until(MILLI * 1_000, |world| world.leader().is_some()).await, "the first leader");
     world.start(1, false);
@@ -99,10 +109,23 @@ async fn play(seed: u64, changes: usize) -> Report {
         if number == changes / 2 {
             gap(&mut world).await;
         }
+        if number.is_multiple_of(FAST_EVERY) {
+            world.suspend(FAST, false).await;
+        }
         change(&mut world, &mut report).await;
+        if number.is_multiple_of(FAST_EVERY) {
+            world.suspend(FAST, true).await;
+        }
         assert!(world.violations.is_empty(), "{:#?}", world.violations);
         assert!(world.offices.violations().is_empty(), "{:#?}", world.offices.violations());
+        assert!(world.judge.violations.is_empty(), "{:#?}", world.judge.violations);
     }
+    settle(&mut world).await;
+    let lines = world.ledger.lines();
+    let out_of_order: Vec<_> = lines.iter().filter(|line| !line.accepted).collect();
+    assert!(out_of_order.is_empty(), "{out_of_order:#?}");
+    report.slots = world.judge.verdict(&lines, &world.around);
+    assert!(world.judge.violations.is_empty(), "{:#?}", world.judge.violations);
     let (probes, refused) = world.ledger.probes();
     assert!(refused.is_empty(), "{refused:#?}");
     report.probes = probes;
@@ -122,13 +145,14 @@ async fn change(world: &mut World, report: &mut Report) {
     let Some(leader) = world.leader() else { return };
     let change = Change::draw(&mut world.rng);
     let trouble = Trouble::draw(&mut world.rng);
+    let (began, began_at) = (world.lab.now(), world.lab.clock.wall());
     if let Some(trouble) = trouble {
         trouble.befall(world, leader);
         *report.troubles.entry(trouble).or_default() += 1;
         let begins = world.draw(Duration::ZERO, MILLI * 800);
         world.pass(begins).await;
     }
-    report.of_the_network += usize::from(trouble.is_some() || change.is_of_the_network());
+    report.of_the_network += usize::from(trouble.is_some_and(Trouble::is_of_the_network) || change.is_of_the_network());
     *report.changes.entry(change).or_default() += 1;
     let terms = world.offices.terms();
     change.befall(world, leader).await;
@@ -142,6 +166,20 @@ async fn change(world: &mut World, report: &mut Report) {
     let later = world.draw(Duration::ZERO, MILLI * 1_500);
     world.pass(later).await;
     mend(world, leader, change, report).await;
+    if matches!(trouble, Some(Trouble::TargetRefuses | Trouble::TargetSilent)) {
+        world.around.out_of_reach.push((began_at, world.lab.clock.wall()));
+    }
+    if change != Change::Terminate || trouble.is_some() {
+        world.around.changes.push(Disturbance { from: began, to: world.lab.now() });
+    }
+}
+
+/// Stops the jobs and waits until every run has ended and is recorded.
+async fn settle(world: &mut World) {
+    world.suspend_all().await;
+    world.pass(MILLI * 1_000).await;
+    let ended = world.pass_until(MILLI * 60_000, |world| world.judge.everything_has_ended()).await;
+    assert!(ended, "runs stay open for ever");
 }
 
 async fn mend(world: &mut World, leader: usize, change: Change, report: &mut Report) {
@@ -160,11 +198,16 @@ async fn mend(world: &mut World, leader: usize, change: Change, report: &mut Rep
         _ => {}
     }
     world.lab.sandbox.faults().clear();
+    for machine in &mut world.machines {
+        world.ledger.heal(&machine.name);
+        machine.trust_clock();
+    }
+    world.correct_clocks();
     let stale_for = world.stale_until.saturating_since(world.lab.now());
     world.pass(stale_for).await;
     for index in 0..world.machines.len() {
         let process = world.machines[index].process.as_ref();
-        if process.is_some_and(|process| process.aborted.load(std::sync::atomic::Ordering::SeqCst)) {
+        if process.is_some_and(|process| process.replica.aborted.load(std::sync::atomic::Ordering::SeqCst)) {
             report.aborts += 1;
             world.kill(index);
         }
@@ -178,6 +221,7 @@ async fn mend(world: &mut World, leader: usize, change: Change, report: &mut Rep
 
 /// A day without a leader.
 async fn gap(world: &mut World) {
+    let from = world.lab.now();
     for index in 0..world.machines.len() {
         world.kill(index);
     }
@@ -187,6 +231,7 @@ async fn gap(world: &mut World) {
     for index in 0..world.machines.len() {
         world.start(index, false);
     }
+    world.around.changes.push(Disturbance { from, to: world.lab.now() });
 }
 
 #[test]

@@ -8,9 +8,15 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::json;
 use tenure::{
     Leadership, Released,
+    api::PeriodicJob,
     apiserver::ApiServer,
     clock::{BootTime, Clock, RATE_ONE, SimulatedClock, sleep},
     election::{ElectorObserver, Lost},
@@ -18,12 +24,16 @@ use tenure::{
 };
 use tokio::task::JoinHandle;
 
-use super::story::Story;
+use super::{
+    judge::{Around, Grid, Judge, Rules},
+    story::Story,
+};
 use crate::support::{
     freeze::Freezer,
     lab::{Drift, Lab, NAMESPACE, Replica},
-    ledger::Ledger,
+    ledger::{Ledger, Manner},
     network::Distant,
+    whole::{self, Whole},
 };
 
 /// The lease of the simulations: short, so that many terms fit into little time.
@@ -42,8 +52,40 @@ const RATE_ERROR: u64 = 100_000;
 const WALL_ERROR_MILLIS: i64 = 1_000;
 /// What a request of each machine's elector takes on its way.
 const ELECTION_LATENCY: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(3)];
+/// What a request of each machine's scheduler takes.
+const JOBS_LATENCY: [Duration; 3] = [Duration::from_millis(4), Duration::from_millis(5), Duration::from_millis(6)];
 /// How often the time daemons look, in looks of the judge.
 const LOOKS_PER_CORRECTION: u64 = 10;
+
+/// The job that is suspended most of the time: most requests would be its own.
+pub const FAST: &str = "fast";
+/// The jobs: what they say, what is asked of them, and what the target does.
+const JOBS: [(&str, &str, Rules, Manner); 4] = [
+    (
+        "each-second",
+        r#"{"interval": "1s", "timeout": "5s", "retry": {"maxAttempts": 3, "initial": "100ms"}}"#,
+        Rules { grid: Grid::Millis(1_000), at_most_once: false, most_active: 1 },
+        Manner::Moody { within: Duration::from_millis(1_500), refuses: 5, cuts: 3 },
+    ),
+    (
+        "at-most-once",
+        r#"{"interval": "1s", "timeout": "5s", "guarantee": "AtMostOnce"}"#,
+        Rules { grid: Grid::Millis(1_000), at_most_once: true, most_active: 1 },
+        Manner::Moody { within: Duration::from_millis(1_500), refuses: 5, cuts: 3 },
+    ),
+    (
+        FAST,
+        r#"{"interval": "200ms", "timeout": "2s", "retry": {"initial": "10ms"}, "suspend": true}"#,
+        Rules { grid: Grid::Millis(200), at_most_once: false, most_active: 1 },
+        Manner::Moody { within: Duration::from_millis(300), refuses: 2, cuts: 1 },
+    ),
+    (
+        "by-cron",
+        r#"{"schedule": "*/7 * * * * *", "concurrencyPolicy": "Allow", "maxActive": 3, "timeout": "20s"}"#,
+        Rules { grid: Grid::SecondsOfTheMinute(7), at_most_once: false, most_active: 3 },
+        Manner::Answer { status: 200, within: Duration::from_millis(10_500) },
+    ),
+];
 
 pub struct World {
     pub lab: Lab,
@@ -52,6 +94,8 @@ pub struct World {
     pub ledger: Ledger,
     pub offices: Offices,
     pub machines: Vec<Machine>,
+    pub judge: Judge,
+    pub around: Around,
     /// What must not have happened.
     pub violations: Vec<String>,
     /// Until when a replica may be looking at an old state of the Lease.
@@ -62,11 +106,12 @@ pub struct World {
 /// One machine. Its clock outlives the processes on it.
 pub struct Machine {
     pub name: String,
-    pub process: Option<Replica>,
+    pub process: Option<Whole>,
     clock: Arc<SimulatedClock>,
     /// How far its wall clock is meant to be off, and what it is set to for that.
     wall_error: SignedDuration,
     correction: SignedDuration,
+    stepped: bool,
     starts: u64,
 }
 
@@ -153,10 +198,12 @@ impl World {
                 clock: lab.machine_clock(Drift { rate_ppm: *rate_ppm, wall_offset: wall_error }),
                 wall_error,
                 correction: wall_error,
+                stepped: false,
                 starts: 0,
             }
         });
         let machines = machines.collect();
+        let judge = Judge::new(lab.sandbox.follow(), JOBS.map(|(name, _, rules, _)| (name.to_owned(), rules)));
         Self {
             lab,
             rng,
@@ -164,9 +211,38 @@ impl World {
             ledger,
             offices,
             machines,
+            judge,
+            around: Around::default(),
             violations: Vec::new(),
             stale_until: BootTime::default(),
             looks: 0,
+        }
+    }
+
+    /// Creates the jobs, before anybody looks at them.
+    pub async fn install(&self) {
+        let client = self.lab.client();
+        whole::install(&client).await;
+        let jobs: Api<PeriodicJob> = Api::namespaced(client, NAMESPACE);
+        for (name, spec, _, manner) in &JOBS {
+            let spec = serde_json::from_str(spec).unwrap();
+            jobs.create(&PostParams::default(), &whole::job(name, spec)).await.unwrap();
+            self.ledger.manner(&format!("{NAMESPACE}/{name}"), manner.clone());
+        }
+    }
+
+    /// Suspends a job, or takes that back: an edit like any other, in the middle of everything.
+    pub async fn suspend(&self, job: &str, suspended: bool) {
+        let jobs: Api<PeriodicJob> = Api::namespaced(self.lab.client(), NAMESPACE);
+        let edit = Patch::Merge(json!({ "spec": { "suspend": suspended } }));
+        jobs.patch(job, &PatchParams::default(), &edit).await.unwrap();
+        self.story.tell("user", &format!("{} {job}", if suspended { "suspends" } else { "resumes" }));
+    }
+
+    /// Suspends every job.
+    pub async fn suspend_all(&self) {
+        for (name, ..) in &JOBS {
+            self.suspend(name, true).await;
         }
     }
 
@@ -176,15 +252,15 @@ impl World {
         machine.starts += 1;
         let (name, start) = (machine.name.clone(), machine.starts);
         let witness = Witness { name: name.clone(), start, offices: self.offices.clone() };
-        let entropy = SeededEntropy::shared(self.lab.seed.wrapping_mul(1_000_003) ^ (index as u64) << 32 ^ start);
+        let seed = self.lab.seed.wrapping_mul(1_000_003) ^ (index as u64) << 32 ^ start;
         let near = Distant::new(self.lab.sandbox.service(&name), ELECTION_LATENCY[index]);
-        let api = ApiServer::from_service(near, NAMESPACE, machine.clock.clone());
-        let replica = self.lab.replica_on(&name, machine.clock.clone(), api, |builder| {
+        let election_api = ApiServer::from_service(near, NAMESPACE, machine.clock.clone());
+        let replica = self.lab.replica_on(&name, machine.clock.clone(), election_api.clone(), |builder| {
             builder
                 .lease_duration(LEASE_DURATION)
                 .retry_period(RETRY_PERIOD)
                 .stop_margin(STOP_MARGIN)
-                .entropy(entropy)
+                .entropy(SeededEntropy::shared(seed))
                 .observer(Arc::new(witness))
                 .fresh_installation(move |_| async move { fresh })
         });
@@ -192,14 +268,17 @@ impl World {
         self.offices.0.lock().unwrap().views.insert((name.clone(), start), view);
         probe(&replica, &self.ledger);
         self.story.tell(&name, "starts");
-        machine.process = Some(replica);
+        let further = Distant::new(self.lab.sandbox.service(&name), JOBS_LATENCY[index]);
+        let api = ApiServer::from_service(further, NAMESPACE, machine.clock.clone());
+        let entropy = SeededEntropy::shared(!seed);
+        machine.process = Some(Whole::start(replica, api, &election_api, &self.ledger, entropy));
     }
 
     /// SIGKILL, or the end of a process that has ended by itself.
     pub fn kill(&mut self, index: usize) {
         let machine = &mut self.machines[index];
         if let Some(process) = machine.process.take() {
-            process.kill();
+            process.replica.kill();
             self.offices.0.lock().unwrap().views.remove(&(machine.name.clone(), machine.starts));
             self.story.tell(&machine.name, "is killed");
         }
@@ -216,14 +295,14 @@ impl World {
     pub fn freeze(&self, index: usize) {
         let machine = &self.machines[index];
         self.story.tell(&machine.name, "is frozen");
-        machine.process.iter().for_each(|process| process.freezer.freeze());
+        machine.process.iter().for_each(|process| process.replica.freezer.freeze());
     }
 
     /// SIGCONT.
     pub fn thaw(&self, index: usize) {
         let machine = &self.machines[index];
         self.story.tell(&machine.name, "is thawed");
-        machine.process.iter().for_each(|process| process.freezer.thaw());
+        machine.process.iter().for_each(|process| process.replica.freezer.thaw());
     }
 
     /// Who is in office, by the guards.
@@ -274,6 +353,7 @@ impl World {
         for (at, what) in self.ledger.take_story() {
             self.story.tell_of(at, "ledger", &what);
         }
+        self.judge.look();
         if self.looks.is_multiple_of(LOOKS_PER_CORRECTION) {
             self.correct_clocks();
         }
@@ -283,6 +363,10 @@ impl World {
     pub fn correct_clocks(&mut self) {
         let truth = self.lab.clock.wall();
         for machine in &mut self.machines {
+            if machine.stepped {
+                continue;
+            }
+            machine.clock.step_wall(machine.correction);
             let error = machine.clock.wall().duration_since(truth);
             machine.correction += machine.wall_error - error;
             machine.clock.step_wall(machine.correction);
@@ -291,8 +375,18 @@ impl World {
 }
 
 impl Machine {
+    /// Steps the wall clock, which nobody corrects until [`Machine::trust_clock`].
+    pub fn step_clock(&mut self, by: SignedDuration) {
+        self.stepped = true;
+        self.clock.step_wall(self.correction + by);
+    }
+
+    pub fn trust_clock(&mut self) {
+        self.stepped = false;
+    }
+
     fn leads(&self) -> bool {
-        self.process.as_ref().is_some_and(Replica::leads)
+        self.process.as_ref().is_some_and(|process| process.replica.leads())
     }
 }
 

@@ -4,8 +4,6 @@
 //!
 //! Its side of each connection runs outside of every replica's freezer: what was sent goes on.
 
-#![allow(dead_code, reason = "what asks for the manners of a target comes with the tests of jobs")]
-
 use std::{
     collections::BTreeMap,
     io::{self, Cursor},
@@ -96,6 +94,13 @@ pub enum Manner {
 pub enum CutOff {
     Refused,
     Silent,
+}
+
+impl Line {
+    /// Whether it was answered as its sender wished.
+    pub fn is_success(&self) -> bool {
+        self.answered.is_some_and(|(_, status)| status == 200)
+    }
 }
 
 impl Ledger {
