@@ -30,6 +30,8 @@ pub async fn start(
     let local: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(address).await?;
+    // Until the runtime has heard from the kernel once, a send without waiting is refused: the first would be lost.
+    socket.writable().await?;
     let probing = async move {
         let mut number = 0_u64;
         let (socket, clock, identity, number) = (&socket, &clock, &identity, &mut number);
