@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test walkthrough parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
+.PHONY: help run test walkthrough simulation parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ run: ## Start it all on this machine, no cluster needed: sandbox, three replicas
 
 test: ## Run every test, documentation examples included; print run, failed, skipped
 	@scripts/test.sh
+
+simulation: ## Play TENURE_SIM_CHANGES (1000) leader changes under simulated clocks and seeded faults, judged from outside
+	@TENURE_SIM_CHANGES=$${TENURE_SIM_CHANGES:-1000} $(CARGO) test --profile simulation --all-features --test it \
+		simulation:: -- --nocapture --test-threads 1
 
 walkthrough: ## Run README's console blocks word for word, and compare what they print (needs kubectl)
 	@$(CARGO) build --all-features --bin tenure

@@ -1,6 +1,7 @@
 //! Three replicas on one API server, under clocks that are wrong and faults without end, judged from outside.
 //!
-//! `TENURE_SIM_SEED` replays a seed, `TENURE_SIM_CHANGES` says how many leader changes to play.
+//! `TENURE_SIM_SEED` replays a seed, `TENURE_SIM_CHANGES` says how many leader changes to play. `make simulation` plays a
+//! thousand.
 
 mod faults;
 mod judge;
@@ -18,6 +19,8 @@ use world::{FAST, LEASE_DURATION, World};
 
 /// How many leader changes are played unless the environment asks for more.
 const CHANGES: usize = 24;
+/// A world plays so many at most; more are played in several worlds side by side.
+const CHANGES_IN_A_WORLD: usize = 500;
 /// In one change of so many, the fast job runs.
 const FAST_EVERY: usize = 5;
 /// How many are played twice, to compare the stories.
@@ -44,9 +47,14 @@ struct Report {
 }
 
 impl Report {
-    fn print(&self, wall_time: Duration) {
+    /// How many leader changes were played.
+    fn played(&self) -> usize {
+        self.changes.values().sum()
+    }
+
+    fn print(&self) {
         let count = |what: &dyn std::fmt::Debug| format!("{what:?}").replace(['{', '}'], "");
-        println!("leader changes  {} (seed {}, {} terms)", self.changes.values().sum::<usize>(), self.seed, self.terms);
+        println!("leader changes  {} (seed {}, {} terms)", self.played(), self.seed, self.terms);
         println!("  by            {}", count(&self.changes));
         println!("  beside them   {}", count(&self.troubles));
         println!("  with a delayed or lost answer or a cut-off replica: {}", self.of_the_network);
@@ -54,7 +62,6 @@ impl Report {
         println!("signs of life   {}, none out of order", self.probes);
         println!("slots           {:?}", self.slots);
         println!("virtual time    {:.0} s", self.virtual_time.as_secs_f64());
-        println!("wall time       {:.1} s", wall_time.as_secs_f64());
         println!("story           {} lines, hash {}", self.story.len(), self.hash);
     }
 }
@@ -105,15 +112,18 @@ async fn play(seed: u64, changes: usize) -> Report {
     world.start(1, false);
     world.start(2, false);
     world.pass(LEASE_DURATION / 2).await;
-    for number in 0..changes {
-        if number == changes / 2 {
+    let mut gap_is_over = false;
+    while report.played() < changes {
+        if !gap_is_over && report.played() == changes / 2 {
             gap(&mut world).await;
+            gap_is_over = true;
         }
-        if number.is_multiple_of(FAST_EVERY) {
+        let with_the_fast_job = report.played().is_multiple_of(FAST_EVERY);
+        if with_the_fast_job {
             world.suspend(FAST, false).await;
         }
         change(&mut world, &mut report).await;
-        if number.is_multiple_of(FAST_EVERY) {
+        if with_the_fast_job {
             world.suspend(FAST, true).await;
         }
         assert!(world.violations.is_empty(), "{:#?}", world.violations);
@@ -239,10 +249,24 @@ fn leadership_moves_on_whatever_happens_and_never_to_two() {
     let seed = from_environment("TENURE_SIM_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let changes = from_environment("TENURE_SIM_CHANGES").unwrap_or(CHANGES);
     let began = std::time::Instant::now();
-    let report = simulate(seed, changes);
-    report.print(began.elapsed());
-    assert!(report.terms > changes, "{} terms", report.terms);
-    assert!(report.of_the_network * 3 >= changes, "{} of {changes}", report.of_the_network);
+    let worlds = u64::try_from(changes.div_ceil(CHANGES_IN_A_WORLD)).unwrap();
+    // Worlds know nothing of each other: each has a thread of its own.
+    let reports: Vec<Report> = std::thread::scope(|scope| {
+        let worlds = 0..worlds;
+        let played: Vec<_> =
+            worlds.map(|world| scope.spawn(move || simulate(seed + world, changes.min(CHANGES_IN_A_WORLD)))).collect();
+        played.into_iter().map(|world| world.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    reports.iter().for_each(Report::print);
+    let all: usize = reports.iter().map(Report::played).sum();
+    let of_the_network: usize = reports.iter().map(|report| report.of_the_network).sum();
+    let virtual_time: Duration = reports.iter().map(|report| report.virtual_time).sum();
+    println!("{all} leader changes in {} worlds, {} s of virtual time", reports.len(), virtual_time.as_secs());
+    println!("{of_the_network} of them with a delayed or lost answer or a cut-off replica");
+    println!("{:.1} s of wall time", began.elapsed().as_secs_f64());
+    assert!(reports.iter().all(|report| report.terms > report.played()));
+    assert!(all >= changes, "{all} of {changes}");
+    assert!(of_the_network * 3 >= all, "{of_the_network} of {all}");
 }
 
 #[test]
