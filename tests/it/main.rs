@@ -18,3 +18,4 @@ mod simulation;
 mod start_up;
 mod support;
 mod wrong_http;
+mod wrong_input;

@@ -1,0 +1,129 @@
+//! What a replica cannot do anything about: it says so in its log, waits, and goes on when it can.
+
+use std::{net::SocketAddr, time::Duration};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, Client, api::PostParams};
+use sandbox::{Fault, FaultRule, Sandbox, ServeOptions, new_token};
+use tenure::api::PeriodicJob;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Differences,
+    table::{RefusedBy, Row, rows},
+};
+use crate::support::process::{DEADLINE, Process, kubeconfig};
+
+/// An API server at an address of its own, which can be stopped and started.
+struct Server {
+    sandbox: Sandbox,
+    address: SocketAddr,
+    token: String,
+    serving: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl Server {
+    async fn reserve() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { sandbox: Sandbox::new(), address, token: new_token(), serving: None }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.sandbox.service("test"), "default")
+    }
+
+    async fn start(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let options = ServeOptions { listener, token: self.token.clone(), shutdown: shutdown.clone() };
+        let sandbox = self.sandbox.clone();
+        let serving = tokio::spawn(async move { sandbox.serve(options).await.unwrap() });
+        self.serving = Some((shutdown, serving));
+    }
+
+    async fn stop(&mut self) {
+        let (shutdown, serving) = self.serving.take().unwrap();
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
+
+    async fn install_definitions(&self) {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client());
+        for definition in tenure::api::crds().unwrap() {
+            definitions.create(&PostParams::default(), &definition).await.unwrap();
+        }
+    }
+
+    fn refuse(&self, resource: &str) {
+        let fault = Fault::Refuse { code: 403, retry_after: None };
+        self.sandbox.faults().add(FaultRule::new(fault).resource(resource));
+    }
+
+    /// Waits until slots of a job that is created now are run.
+    async fn jobs_run(&self) {
+        let jobs: Api<PeriodicJob> = Api::namespaced(self.client(), "default");
+        let job = serde_json::from_value(serde_json::json!({
+            "apiVersion": "tenure.dev/v1alpha1", "kind": "PeriodicJob", "metadata": { "name": "healthy" },
+            "spec": { "interval": "200ms", "http": { "url": "http://127.0.0.1:1/" } },
+        }))
+        .unwrap();
+        jobs.create(&PostParams::default(), &job).await.unwrap();
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while jobs.get("healthy").await.unwrap().status.is_none_or(|status| status.counts.ran < 2) {
+            assert!(tokio::time::Instant::now() < deadline, "no slot is run");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Brings about what the row names, and returns the line of the log that ends with what the row says, or the log.
+async fn play(row: &Row) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::reserve().await;
+    let path = kubeconfig(folder.path(), server.address, &server.token);
+    if row.input != "no definition" {
+        server.install_definitions().await;
+    }
+    match row.input {
+        "unreachable at the start" => {}
+        "403 on leases" | "403 on periodicjobs" => {
+            server.refuse(row.input.trim_start_matches("403 on "));
+            server.start().await;
+        }
+        "unreachable later" | "no definition" => server.start().await,
+        other => panic!("{other:?} is not known"),
+    }
+    let arguments = ["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path.to_str().unwrap()];
+    let mut process = Process::start(&arguments);
+    let admin = process.admin_address();
+    if row.input == "unreachable later" {
+        process.log_line("Took office");
+        server.stop().await;
+    }
+    let (words, _) = row.message.split_once(" error=").unwrap_or((row.message, ""));
+    let (words, _) = words.split_once(" lease=").unwrap_or((words, ""));
+    let said = process.log_line(words);
+    assert_eq!(crate::support::process::get(&admin, "/livez").0, 200, "a restart would repair nothing");
+    server.sandbox.faults().clear();
+    match row.input {
+        "no definition" => server.install_definitions().await,
+        "unreachable at the start" | "unreachable later" => server.start().await,
+        _ => {}
+    }
+    server.jobs_run().await;
+    assert_eq!(process.seen.matches(words).count(), 1, "it is said once:\n{}", process.seen);
+    let from = said.find(words).unwrap();
+    said[from..].replace(&server.address.to_string(), "<address>")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_can_only_wait_for_is_said_once_as_the_table_says_and_then_jobs_run() {
+    let mut differences = Differences::default();
+    for row in rows(&[RefusedBy::Waits]) {
+        println!("{}", row.case);
+        differences.compare(&row, row.message, &play(&row).await);
+    }
+    differences.assert_none();
+}
