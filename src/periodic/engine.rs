@@ -400,7 +400,11 @@ impl Engine {
             Err(unreadable) => {
                 if self.unreadable.insert(key.clone()) {
                     let uid = unreadable.metadata.uid.clone().unwrap_or_default();
-                    let note = format!("this version of Tenure cannot read the object: {}", unreadable.error);
+                    let note = format!(
+                        "this version of Tenure cannot read the object and leaves it alone: {}; run the version that it \
+                         was written for, or take back what is newer",
+                        unreadable.error
+                    );
                     self.notice(&key, &uid, Urgency::Warning, "Unreadable", note);
                 }
                 self.gone(&key, None);

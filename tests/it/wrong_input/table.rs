@@ -4,12 +4,12 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// What is wrong, in words.
-    pub case: &'static str,
+    pub case: String,
     /// What is given: fields of a spec, flags, or the name of a fault.
-    pub input: &'static str,
+    pub input: String,
     pub refused_by: RefusedBy,
     /// What is said, to the letter.
-    pub message: &'static str,
+    pub message: String,
 }
 
 /// Who says no.
@@ -39,7 +39,7 @@ fn all() -> Vec<Row> {
     lines.take_while(|line| line.starts_with('|')).map(row).collect()
 }
 
-fn row(line: &'static str) -> Row {
+fn row(line: &str) -> Row {
     let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
     let [case, input, refused_by, message] = cells[..] else { panic!("expected four cells: {line}") };
     let refused_by = match refused_by {
@@ -52,13 +52,14 @@ fn row(line: &'static str) -> Row {
         "log, and waits" => RefusedBy::Waits,
         other => panic!("nobody is called {other:?}: {line}"),
     };
-    Row { case, input: code(input), refused_by, message: code(message) }
+    Row { case: case.to_owned(), input: code(input), refused_by, message: code(message) }
 }
 
-/// The text of a code span, which is fenced by as many backquotes as it takes.
-fn code(cell: &'static str) -> &'static str {
+/// The text of a code span, which is fenced by as many backquotes as it takes. In a table, a bar is written `\\|`.
+fn code(cell: &str) -> String {
     let fence = cell.bytes().take_while(|byte| *byte == b'`').count();
     assert!(fence > 0 && cell.len() > 2 * fence && cell.ends_with(&cell[..fence]), "not in backquotes: {cell}");
     let inner = &cell[fence..cell.len() - fence];
-    if fence > 1 { inner.strip_prefix(' ').and_then(|text| text.strip_suffix(' ')).unwrap_or(inner) } else { inner }
+    let unpadded = inner.strip_prefix(' ').and_then(|text| text.strip_suffix(' ')).filter(|_| fence > 1);
+    unpadded.unwrap_or(inner).replace("\\|", "|")
 }
