@@ -20,6 +20,17 @@ pub(crate) fn explain(error: &dyn Error) -> String {
     text
 }
 
+/// An error of a Kubernetes client: the API server's own words, with what to do about them, or why there was no answer.
+/// kube prints an answer as the structure that it was read into.
+pub(crate) fn explain_answer(error: &kube::Error) -> String {
+    let kube::Error::Api(status) = error else { return explain(error) };
+    match status.code {
+        401 => format!("{}; check the token or certificate that this replica uses", status.message),
+        403 => format!("{}; grant this to the account of this replica, by a role and its binding", status.message),
+        _ => status.message.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;

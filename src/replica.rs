@@ -25,7 +25,7 @@ use crate::{
     dial::{SharedDial, TcpDial},
     election::{ConfigError, Contention, Elector, Leadership, Released, ThreadWatchdog, WatchdogDriver},
     entropy::{SharedEntropy, SystemEntropy},
-    explain::explain,
+    explain::explain_answer,
     observe::{
         Reporter,
         events::Events,
@@ -156,7 +156,7 @@ async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
     match jobs.list(&ListParams::default()).await {
         Ok(jobs) => jobs.items.iter().all(|job| job.status.is_none()),
         Err(error) => {
-            tracing::warn!(error = %explain(&error), "Jobs could not be listed: a missing Lease is waited for");
+            tracing::warn!(error = %explain_answer(&error), "Jobs could not be listed: a missing Lease is waited for");
             false
         }
     }

@@ -30,7 +30,7 @@ use crate::{
     apiserver::ApiServer,
     clock::{self, BootTime, SharedClock},
     entropy::SharedEntropy,
-    explain::explain,
+    explain::explain_answer,
     tasks::Tasks,
 };
 
@@ -483,7 +483,7 @@ impl Loop {
         let answering = async move {
             let sent = clock.boot();
             let answer = match clock::timeout(&*clock, patience, request).await {
-                Ok(answer) => answer.map_err(|error| explain(&error)),
+                Ok(answer) => answer.map_err(|error| explain_answer(&error)),
                 Err(elapsed) => Err(elapsed.to_string()),
             };
             let (event, error) = interpret(answer);

@@ -16,7 +16,7 @@ use crate::{
     backoff::Backoff,
     clock::{BootTime, SharedClock},
     entropy::SharedEntropy,
-    explain::explain,
+    explain::{explain, explain_answer},
 };
 
 /// A job, or why it cannot be read: one bad object stops no other.
@@ -63,7 +63,7 @@ impl Feed {
                 }
                 Some(Err(error)) => {
                     if self.failures == 0 {
-                        tracing::warn!(error = %explain(&error), "Jobs cannot be watched");
+                        tracing::warn!(error = %told(&error), "Jobs cannot be watched");
                     }
                     self.failures = self.failures.saturating_add(1);
                     let wait = PAUSE.wait(self.failures, &*self.entropy);
@@ -73,6 +73,18 @@ impl Feed {
                 None => std::future::pending().await,
             }
         }
+    }
+}
+
+fn told(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404 => {
+            format!("{}; apply the definition that `tenure crds` prints", status.message)
+        }
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => explain_answer(error),
+        error => explain(error),
     }
 }
 

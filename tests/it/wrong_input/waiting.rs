@@ -132,7 +132,6 @@ async fn play(row: &Row) -> String {
 async fn what_a_replica_can_only_wait_for_is_said_once_as_the_table_says_and_then_jobs_run() {
     let mut differences = Differences::default();
     for row in rows(&[RefusedBy::Waits]) {
-        println!("{}", row.case);
         differences.compare(&row, &row.message, &play(&row).await);
     }
     differences.assert_none();
