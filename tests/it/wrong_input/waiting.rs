@@ -125,14 +125,18 @@ async fn play(row: &Row) -> String {
     server.jobs_run().await;
     assert_eq!(process.seen.matches(words).count(), 1, "it is said once:\n{}", process.seen);
     let from = said.find(words).unwrap();
-    said[from..].replace(&server.address.to_string(), "<address>")
+    said[from..].to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_replica_can_only_wait_for_is_said_once_as_the_table_says_and_then_jobs_run() {
     let mut differences = Differences::default();
     for row in rows(&[RefusedBy::Waits]) {
-        differences.compare(&row, &row.message, &play(&row).await);
+        let said = play(&row).await;
+        // How a connection that was open breaks depends on what was under way.
+        let known = row.message.strip_suffix("<cause>").filter(|known| said.len() > known.len());
+        let same = known.is_some_and(|known| said.starts_with(known));
+        differences.compare(&row, if same { &said } else { &row.message }, &said);
     }
     differences.assert_none();
 }
