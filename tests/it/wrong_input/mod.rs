@@ -102,7 +102,7 @@ async fn a_wrong_object_is_refused_as_the_table_says_and_the_other_jobs_go_on() 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_is_gone_for_a_minute_costs_no_slot_and_doubles_none() {
     let world = World::start(11).await;
-    world.cut_off_for(Duration::from_secs(60)).await;
+    world.cut_off_for(Duration::from_mins(1)).await;
     world.healthy_goes_on().await;
     let (status, slots) = world.healthy().await;
     assert_eq!(status.counts.slots(), slots as u64, "a slot was lost: {status:#?}");

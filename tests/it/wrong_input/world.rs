@@ -33,7 +33,7 @@ use crate::support::{
 };
 
 /// How long, in simulated time, the test waits for what it expects.
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_mins(2);
 
 /// How the replica is called, here and by the sandbox's faults.
 const REPLICA: &str = "one";
