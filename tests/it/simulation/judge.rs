@@ -48,7 +48,7 @@ impl Around {
     /// Whether a run of this slot may have met a ledger out of reach.
     fn was_out_of_reach(&self, slot: &str) -> bool {
         let slot: Timestamp = slot.parse().unwrap();
-        self.out_of_reach.iter().any(|(from, to)| (*from - RUN_LASTS_MAX..=*to).contains(&slot))
+        self.out_of_reach.iter().any(|(from, to)| (*from - RUN_LASTS_MAX..=*to + WALL_CLOCKS_AHEAD_MAX).contains(&slot))
     }
 }
 
@@ -96,6 +96,9 @@ const MARK_AHEAD_MAX: SignedDuration = SignedDuration::from_secs(2);
 
 /// No run of these jobs is still trying this long after its slot.
 const RUN_LASTS_MAX: SignedDuration = SignedDuration::from_secs(20);
+
+/// A replica whose wall clock is ahead runs a slot this much before its time at most.
+const WALL_CLOCKS_AHEAD_MAX: SignedDuration = SignedDuration::from_millis(1_500);
 
 impl Grid {
     /// How many slots are due in (from, to].

@@ -21,6 +21,8 @@ use world::{FAST, LEASE_DURATION, World};
 const CHANGES: usize = 24;
 /// A world plays so many at most; more are played in several worlds side by side.
 const CHANGES_IN_A_WORLD: usize = 500;
+/// Of so many changes, a third has a delayed or lost answer or a cut-off replica; of fewer, nearly always.
+const A_THIRD_FROM: usize = 300;
 /// In one change of so many, the fast job runs.
 const FAST_EVERY: usize = 5;
 /// How many are played twice, to compare the stories.
@@ -76,6 +78,10 @@ impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}", self.story.end(60));
+            let path = format!("{}/simulation-{}.log", env!("CARGO_TARGET_TMPDIR"), self.seed);
+            if std::fs::write(&path, self.story.lines().join("\n")).is_ok() {
+                println!("the whole story is in {path}");
+            }
             println!("replay with TENURE_SIM_SEED={}", self.seed);
         }
     }
@@ -266,7 +272,7 @@ fn leadership_moves_on_whatever_happens_and_never_to_two() {
     println!("{:.1} s of wall time", began.elapsed().as_secs_f64());
     assert!(reports.iter().all(|report| report.terms > report.played()));
     assert!(all >= changes, "{all} of {changes}");
-    assert!(of_the_network * 3 >= all, "{of_the_network} of {all}");
+    assert!(all < A_THIRD_FROM || of_the_network * 3 >= all, "{of_the_network} of {all}");
 }
 
 #[test]
