@@ -577,7 +577,9 @@ impl Engine {
 
     fn set_alarms(&mut self, job: &Job) {
         let in_office = self.office.is_some() && self.planning == Planning::Open;
-        let waits = job.runs.values().filter(|run| matches!(run.state, RunState::Waiting));
+        let term = self.office.as_ref().map(|office| &office.name);
+        let is_ours = |run: &&Run| matches!(run.state, RunState::Waiting) && Some(&run.intent.term) == term;
+        let waits = job.runs.values().filter(is_ours);
         let retry = waits.map(|run| run.intent.not_before).min();
         let wall = [job.wake, retry].into_iter().flatten().min().filter(|_| in_office && !job.busy);
         let boot = self.clock.boot();
