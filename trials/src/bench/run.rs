@@ -30,8 +30,9 @@ const REPLICAS: u8 = 2;
 const LEDGER_HOST: &str = "ledger.test";
 /// How long a replica may take to start and to lead.
 const START_LIMIT: Duration = Duration::from_mins(1);
-/// How long the jobs run before they are measured.
-const WARM_UP: Duration = Duration::from_secs(5);
+/// How long the jobs run before they are measured: a new job's first slots are caught up, which is paced at ten a second, and
+/// there are a hundred jobs.
+const WARM_UP: Duration = Duration::from_secs(15);
 /// How long an attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many jobs the memory of one is measured with.
