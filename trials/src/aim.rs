@@ -114,11 +114,16 @@ mod tests {
     const JOBS: &str = "/apis/tenure.dev/v1alpha1/namespaces/default/periodicjobs";
 
     async fn send(sandbox: &Sandbox, client: &str, method: &str, path: &str, body: Value) -> u16 {
+        try_send(sandbox, client, method, path, body).await.expect("an answer")
+    }
+
+    /// The status code of the answer; nothing if the answer was lost.
+    async fn try_send(sandbox: &Sandbox, client: &str, method: &str, path: &str, body: Value) -> Option<u16> {
         let client = kube::Client::new(sandbox.service(client), "default");
         let kind = if method == "PATCH" { "application/json-patch+json" } else { "application/json" };
         let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
         let request = request.body(kube::client::Body::from(body.to_string().into_bytes())).unwrap();
-        client.send(request).await.unwrap().status().as_u16()
+        client.send(request).await.ok().map(|response| response.status().as_u16())
     }
 
     /// A job with a status, as far as the shape of its patches goes.
@@ -218,6 +223,23 @@ mod tests {
         aim.release();
         assert_eq!(held.await.unwrap(), 200);
         assert_eq!(open_runs(&sandbox), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_aimed_at_and_to_be_lost_is_held_first() {
+        let sandbox = sandbox_with_a_job().await;
+        let mut aim = aimed(Window::IntentUnanswered, &sandbox).await;
+        let lose = FaultRule::new(Fault::DropAnswer { hang: false }).client("replica-0").verb(Verb::Patch).times(1);
+        sandbox.faults().add(lose);
+        let held = tokio::spawn({
+            let sandbox = sandbox.clone();
+            let path = format!("{JOBS}/fast/status");
+            async move { try_send(&sandbox, "replica-0", "PATCH", &path, intent("mine")).await }
+        });
+        aim.reached().await;
+        aim.release();
+        assert_eq!(held.await.unwrap(), None);
+        assert_eq!(open_runs(&sandbox), 1);
     }
 
     #[test]

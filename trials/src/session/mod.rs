@@ -84,8 +84,8 @@ pub enum SessionError {
         /// What did not happen.
         source: Overdue,
     },
-    /// The leader changed before it could be struck, again and again.
-    #[error("trial {0}: the leader changed before it could be struck, again and again")]
+    /// No leader came to where it was to be struck, again and again.
+    #[error("trial {0}: no leader came to where it was to be struck, again and again")]
     Unsteady(u32),
     /// A file or a socket.
     #[error("{what}: {source}")]

@@ -15,7 +15,7 @@ use crate::{
 
 /// How long a run may take to come to the point that is aimed at: a few periods, with every answer delayed.
 const AIM_LIMIT: Duration = Duration::from_secs(15);
-/// How often a trial is begun again because the leader changed before it was struck.
+/// How often a trial is begun again because the leader did not come to where it was to be struck, or no longer led there.
 const AIM_TRIES: u32 = 10;
 /// How long a successor may take. Beyond it something is broken, and the trials cannot go on.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(30);
@@ -92,21 +92,23 @@ impl Session {
 
     /// Puts the faults of the trial in force and waits until the leader is held where it is to be struck.
     async fn hold_leader(&mut self, plan: &Plan) -> Result<Held, SessionError> {
+        let mut first_armed = None;
         for _ in 0..AIM_TRIES {
             let leader = self.calm().await?;
             tokio::time::sleep(plan.calm).await;
-            let armed = At::now();
+            let armed = *first_armed.get_or_insert_with(At::now);
             let (identity, address) =
                 (self.replicas[leader.place].identity.clone(), self.replicas[leader.place].address);
             let sandbox = &self.cluster.sandbox;
-            plan.disturbance.arm(sandbox, &identity, &mut self.random);
+            // The aim comes first: where both befall one request, it is held and then lost, not lost without being held.
             let mut aim = Aim::take(sandbox, &self.ledger, plan.window, &plan.job, &identity, address);
+            plan.disturbance.arm(sandbox, &identity, &mut self.random);
             let reached = wait::within("the leader is where it is to be struck", AIM_LIMIT, aim.reached()).await;
-            if self.leader() == Some(leader) {
-                reached.map_err(self.overdue())?;
-                return Ok(Held { leader, aim, armed });
+            match reached {
+                Ok(()) if self.leader() == Some(leader) => return Ok(Held { leader, aim, armed }),
+                Ok(()) => self.note("the leader changed before it was struck; begun again"),
+                Err(overdue) => self.note(&format!("{overdue}; begun again")),
             }
-            self.note("the leader changed before it was struck; begun again");
             aim.release();
             self.cluster.sandbox.faults().clear();
         }
