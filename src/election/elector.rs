@@ -261,12 +261,20 @@ impl Loop {
         let mut retired = self.step(Event::Tick);
         let mut drain_until: Option<BootTime> = None;
         let mut give_up_at: Option<BootTime> = None;
+        let mut release_closed = false;
         while !retired {
             let now = self.clock.boot();
             let wake = self.machine.next_wake().map_or(now + TURN_MAX, |at| at.min(now + TURN_MAX));
             let turn = tokio::select! {
                 biased;
-                _ = release.changed(), if release.has_changed().is_ok() => Turn::Release,
+                // Asked for even when the elector is gone: what it said last may not have been seen yet.
+                changed = release.changed(), if !release_closed => {
+                    if changed.is_err() {
+                        release_closed = true;
+                        continue;
+                    }
+                    Turn::Release
+                }
                 Some(news) = self.requests.next(), if !self.requests.is_empty() => Turn::News(news),
                 Some(event) = watched.recv() => Turn::Watched(event),
                 Ok(()) = contention.changed() => Turn::Contend(*contention.borrow_and_update()),
@@ -387,7 +395,15 @@ impl Loop {
         let in_office = |office: &Arc<Office>| self.office.as_ref().is_some_and(|current| Arc::ptr_eq(current, office));
         match news {
             News::OfficeEnded(office) => in_office(&office).then_some(Event::Ended),
-            News::Drained(office) => (in_office(&office) && self.machine.wants_drain()).then_some(Event::Drained),
+            News::Drained(office) if in_office(&office) => {
+                if self.machine.wants_drain() {
+                    return Some(Event::Drained);
+                }
+                // It was wanted, and no longer is: should it be again, it is to be waited for anew.
+                self.drain_awaited = false;
+                None
+            }
+            News::Drained(_) => None,
             News::WorkEnded => {
                 // The watchdog looks after the term until its work has ended.
                 if self.office.is_none() {

@@ -57,6 +57,15 @@ impl Post {
     }
 }
 
+impl Drop for Post {
+    /// The elector is gone. If a panic ended it, it has not ended its term: gated work must not go on without a watchdog.
+    fn drop(&mut self) {
+        if let Some(office) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            office.revoke();
+        }
+    }
+}
+
 impl Watchdog {
     /// Reads the clock, ends the term if its validity has passed, and says what to do.
     pub fn look(&self) -> Look {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
-use tenure::Released;
+use tenure::{
+    Released, Standing, clock,
+    election::{Contention, ElectorObserver},
+};
 
 use crate::support::lab::{Drift, LEASE, Lab, NAMESPACE, Replica};
 
@@ -82,6 +85,57 @@ async fn a_hand_over_does_not_wait_for_ever() {
     assert!(!replicas[0].leads());
     assert_eq!(released.await.expect("no panic"), Some(Released::Free));
     assert_eq!(leaders(&replicas), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_elector_that_is_dropped_before_it_has_begun_leaves_the_election() {
+    let lab = Lab::new(1);
+    let replica = lab.first_replica("replica-0");
+    let standing = replica.leadership().watch();
+    drop(replica);
+    lab.wait_for("the end", SECOND * 5, || *standing.borrow() == Standing::Stopped).await;
+    assert!(lab.leases().get_opt(LEASE).await.expect("an answer").is_none(), "it never led");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_asked_a_second_time_to_stand_aside_hands_over() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let work = replicas[0].term().expect("leading").hold().expect("the term is valid");
+    replicas[0].elector.contend(Contention::StandAside);
+    lab.sleep(SECOND).await;
+    replicas[0].elector.contend(Contention::Contend);
+    lab.sleep(SECOND).await;
+    drop(work);
+    lab.sleep(SECOND).await;
+    assert!(replicas[0].leads(), "it may lead again");
+    replicas[0].elector.contend(Contention::StandAside);
+    lab.wait_for("a successor", SECOND, || replicas[1].leads() || replicas[2].leads()).await;
+    assert!(!replicas[0].leads());
+}
+
+/// Panics when a renewal is confirmed.
+#[derive(Debug)]
+struct Fragile(std::sync::atomic::AtomicU32);
+
+impl ElectorObserver for Fragile {
+    fn write_confirmed(&self, _took: Duration) {
+        let confirmed = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        assert!(confirmed < 2, "an observer that fails");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_does_not_outlive_an_elector_that_panics() {
+    let lab = Lab::new(1);
+    let fragile = std::sync::Arc::new(Fragile(0.into()));
+    let replica = lab.replica_with("replica-0", Drift::NONE, |builder| {
+        builder.fresh_installation(|_| async { true }).observer(fragile)
+    });
+    lab.wait_for("a leader", SECOND, || replica.leads()).await;
+    let term = replica.term().expect("leading");
+    let work = clock::timeout(&*lab.clock, LEASE_DURATION * 2, term.run(std::future::pending::<()>())).await;
+    assert_eq!(work, Ok(Err(tenure::TermEnded)));
 }
 
 #[tokio::test(start_paused = true)]
