@@ -158,7 +158,11 @@ impl Office {
         let abort_at = limits.lease_end.max(first_look + ABORT_GRACE);
         drop(limits);
         self.ended.cancel();
-        if self.gated.load(Ordering::SeqCst) > 0 && now >= abort_at {
+        if self.gated.load(Ordering::SeqCst) == 0 {
+            // No work can begin any more. The elector, which ends this watch, may be long in getting to run.
+            return Verdict::Revoked(now + WATCHDOG_PERIOD);
+        }
+        if now >= abort_at {
             return Verdict::Abort;
         }
         Verdict::Revoked(abort_at.min(now + WATCHDOG_PERIOD))
@@ -482,6 +486,17 @@ mod tests {
         assert!(matches!(office.look(thaw), Verdict::Revoked(_)));
         assert!(matches!(office.look(thaw + ABORT_GRACE / 2), Verdict::Revoked(_)));
         assert_eq!(office.look(thaw + ABORT_GRACE), Verdict::Abort);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_does_not_spin_on_a_term_that_has_ended() {
+        let clock = clock();
+        let office = office(&clock);
+        let late = clock.boot() + LEASE * 2;
+        for now in [late, late + ABORT_GRACE, late + LEASE] {
+            let Verdict::Revoked(again) = office.look(now) else { panic!("it has ended, and no work is left") };
+            assert!(again > now, "{again:?} is not after {now:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
