@@ -50,6 +50,10 @@ impl Machine {
             ReadOutcome::Absent => {
                 self.effort = Effort::Rest { until: now };
                 self.observe_absence(now);
+                if !self.open.is_empty() {
+                    // A create has failed, or is still on its way: the next one, or the next read, is not sent at once.
+                    self.pause(now);
+                }
             }
             ReadOutcome::Found(record) => {
                 self.effort = Effort::Rest { until: now };
@@ -57,6 +61,8 @@ impl Machine {
                     // Older than what was known when the read was sent: the store itself went back.
                     self.revoke(Lost::Edited);
                     self.newest = record.resource_version;
+                    // They name versions that this store has not got: waiting for it to reach them could take for ever.
+                    self.open.clear();
                 }
                 self.observe(record, now);
                 if !self.open.is_empty() {

@@ -12,6 +12,8 @@
 
 mod decide;
 mod hear;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
