@@ -93,3 +93,50 @@ impl std::fmt::Debug for Feed {
         formatter.debug_struct("Feed").field("failures", &self.failures).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
+
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use jiff::{SignedDuration, Timestamp};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::{
+        clock::{self, RATE_ONE, SimulatedClock},
+        entropy::SeededEntropy,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_in_trouble_is_asked_less_and_less_often() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = asked.clone();
+        let service = tower::service_fn(move |_: Request<Body>| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let mut answer = Response::new(Full::<bytes::Bytes>::default());
+            *answer.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        let clock: SharedClock = SimulatedClock::new(Timestamp::UNIX_EPOCH, RATE_ONE, SignedDuration::ZERO);
+        let api = ApiServer::from_service(service, "default", clock.clone());
+        let mut feed = Feed::new(&api, &Scope::All, clock.clone(), SeededEntropy::shared(1));
+        let asking = async {
+            loop {
+                feed.next().await;
+            }
+        };
+        let hour: Result<(), _> = clock::timeout(&*clock, Duration::from_hours(1), asking).await;
+        assert!(hour.is_err());
+        let asked = asked.load(Ordering::SeqCst);
+        // The pause is 7.5 s on average once it has grown, which is 480 an hour.
+        assert!((100..800).contains(&asked), "asked {asked} times in an hour");
+    }
+}
