@@ -64,6 +64,11 @@ pub fn intent(
     if fence == ActiveFence::MustBeEmpty {
         ops.test(&["status", "active"], &serde_json::Map::new())?;
     }
+    if next.last_trigger != base.last_trigger {
+        // A trigger need not move the mark: without this, a first try that arrives late would repeat a run that the second
+        // try has stored and that has ended since.
+        ops.test(&["status", "writeId"], &base.write_id)?;
+    }
     ops.changes(base, next)?;
     Ok(ops.done())
 }

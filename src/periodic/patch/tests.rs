@@ -141,6 +141,24 @@ fn a_deposed_leaders_intent_fails_on_a_claimed_object() {
 }
 
 #[test]
+fn a_trigger_that_arrives_late_does_not_repeat_a_run_that_has_ended() {
+    let base = base();
+    let term = term(7);
+    let triggered = |write_id: &str| {
+        let mut next = record::claimed(&base, Writer { term: &term, write_id, now: at(5) });
+        let (_, of_slot, id) = run_of(1_000, 7);
+        next.active.insert("triggered".to_owned(), of_slot.active[&id].clone());
+        next.last_trigger = Some("now".to_owned());
+        forbid_intent(&base, &next)
+    };
+    let (first_try, second_try) = (triggered("w1"), triggered("w2"));
+    let running = apply(&second_try, &object(&base)).expect("nothing has changed");
+    let over = record::ended(&running, "triggered", &success(), LIMITS, "w3");
+    assert!(over.active.is_empty());
+    apply(&first_try, &object(&over)).expect_err("the run would be repeated");
+}
+
+#[test]
 fn a_claim_is_refused_once_another_lease_owns_the_object() {
     let base = base();
     let successor = term(9);
