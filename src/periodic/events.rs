@@ -103,8 +103,9 @@ impl Engine {
         }
         self.take_up_written(job, kind);
         // An answer may come after its term has ended, even in the next term of this very process: what it stored is not
-        // made by this term.
-        let term = self.office.as_ref().map(|office| office.name.clone());
+        // made by this term. Nor is a retry, when nothing new is begun.
+        let begun = self.planning == Planning::Open || !matches!(kind, WriteKind::Attempt(_));
+        let term = self.office.as_ref().filter(|_| begun).map(|office| office.name.clone());
         job.give_back_waiting(self.now(), term.as_ref());
     }
 

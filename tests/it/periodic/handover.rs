@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use sandbox::Fault;
 use serde_json::json;
 use tenure::{
+    action::EndKind,
     api::{Disposition, Outcome},
     clock::Clock,
 };
@@ -243,4 +244,22 @@ async fn a_wall_clock_that_steps_back_runs_no_slot_twice() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), count);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_at_most_once_retry_that_is_stored_while_the_drain_begins_is_left_to_the_successor() {
+    let stage = Stage::new(57).await;
+    let (one, two) = (stage.replica("one"), stage.replica("two"));
+    one.lead(10);
+    stage.target.next(Duration::ZERO, EndKind::Unsent);
+    stage.fault("one", "lastFailure", Fault::DelayAnswer(Duration::from_secs(1)));
+    let retry = json!({ "maxAttempts": 3 });
+    stage.create("once", json!({ "schedule": "* * * * *", "guarantee": "AtMostOnce", "retry": retry })).await;
+    stage.until_seen(1).await;
+    one.handle.drained(one.clock.boot() + Duration::from_secs(20)).await;
+    one.lose();
+    two.lead(20);
+    let status = stage.until("once", "the end", |status| status.active.is_empty()).await;
+    assert_eq!(status.last_runs[0].outcome, Outcome::Succeeded, "nothing of the second attempt was sent");
+    assert_eq!(stage.target.seen().len(), 2);
 }
