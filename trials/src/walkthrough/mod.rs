@@ -6,7 +6,9 @@
 //!
 //! - `stays`: the command keeps running, as in a terminal of its own, and the next block goes on beside it;
 //! - `goes-on`: no command, only what the command that stays must print from here on;
-//! - `within=30s`: looked at again until it is so, at most so long. Without it a command has one try.
+//! - `within=30s`: looked at again until it is so, at most so long. Without it a command has one try;
+//! - `clear-of-five-minutes=100s`: begun only when the next full five minutes are at least so far away, because a job of
+//!   the page is due then and would run into what the block shows.
 //!
 //! All commands share one shell, so that an `export` holds for the rest of the page, and end with status 0.
 //!
@@ -26,6 +28,9 @@ const COMMAND_LIMIT: Duration = Duration::from_mins(15);
 
 /// Between two looks of a `within` block: what a patient reader would leave.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often the page's job is due.
+const FIVE_MINUTES: Duration = Duration::from_mins(5);
 
 /// What did not go as the page says.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +85,9 @@ pub fn walk(blocks: &[Block], said: &mut dyn FnMut(&str)) -> Result<(), WalkErro
     let mut terminal = Terminal::open().map_err(|source| WalkError::Shell { line: 0, source })?;
     let mut staying: Option<Staying> = None;
     for block in blocks {
+        if let Some(least) = block.clear_of_five_minutes {
+            std::thread::sleep(until_clear(since_epoch(), least));
+        }
         match block.mode {
             Mode::GoesOn => {
                 let running = staying.as_mut().ok_or(WalkError::NothingStays { line: block.line })?;
@@ -105,6 +113,18 @@ pub fn walk(blocks: &[Block], said: &mut dyn FnMut(&str)) -> Result<(), WalkErro
         }
     }
     Ok(())
+}
+
+fn since_epoch() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// How long to wait at `now`, a time since the epoch, until the next full five minutes are at least `least` away.
+fn until_clear(now: Duration, least: Duration) -> Duration {
+    let past = Duration::from_secs(now.as_secs() % FIVE_MINUTES.as_secs());
+    let left = FIVE_MINUTES.saturating_sub(past);
+    // A second more than what is left: the due run itself must have begun.
+    if left < least { left + Duration::from_secs(1) } else { Duration::ZERO }
 }
 
 fn run(terminal: &mut Terminal, command: &Command, within: Option<Duration>) -> Result<(), WalkError> {
@@ -152,4 +172,17 @@ fn printed_by_staying(
     }
     running.forget_fresh();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_waits_for_the_full_five_minutes_only_when_they_are_near() {
+        let least = Duration::from_secs(100);
+        assert_eq!(until_clear(FIVE_MINUTES * 7, least), Duration::ZERO);
+        assert_eq!(until_clear(FIVE_MINUTES * 7 + Duration::from_secs(200), least), Duration::ZERO);
+        assert_eq!(until_clear(FIVE_MINUTES * 7 + Duration::from_secs(201), least), Duration::from_secs(100));
+    }
 }

@@ -22,6 +22,8 @@ pub struct Block {
     pub mode: Mode,
     /// Looked at again until it is so, at most this long.
     pub within: Option<Duration>,
+    /// Begun only when no full multiple of five minutes is nearer than this.
+    pub clear_of_five_minutes: Option<Duration>,
     /// Lines before the first command: only a `goes-on` block has them.
     pub preamble: Vec<String>,
     /// The commands in order.
@@ -43,7 +45,7 @@ pub struct Command {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PageError {
     /// A word after `console` that means nothing.
-    #[error("line {0}: `{1}` is not one of stays, goes-on, within=SECONDSs")]
+    #[error("line {0}: `{1}` is not one of stays, goes-on, within=SECONDSs, clear-of-five-minutes=SECONDSs")]
     UnknownWord(usize, String),
     /// Output that no command printed.
     #[error("line {0}: output before the first command; only a goes-on block has that")]
@@ -91,13 +93,22 @@ pub fn matches<S: AsRef<str>>(expected: &[String], printed: &[S]) -> bool {
 }
 
 fn open(line: usize, words: &str) -> Result<Block, PageError> {
-    let mut block = Block { line, mode: Mode::Runs, within: None, preamble: Vec::new(), commands: Vec::new() };
+    let mut block = Block {
+        line,
+        mode: Mode::Runs,
+        within: None,
+        clear_of_five_minutes: None,
+        preamble: Vec::new(),
+        commands: Vec::new(),
+    };
     for word in words.split_whitespace() {
-        let seconds = word.strip_prefix("within=").and_then(|rest| rest.strip_suffix('s')?.parse().ok());
-        match (word, seconds) {
-            ("stays", _) => block.mode = Mode::Stays,
-            ("goes-on", _) => block.mode = Mode::GoesOn,
-            (_, Some(seconds)) => block.within = Some(Duration::from_secs(seconds)),
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        let duration = value.strip_suffix('s').and_then(|digits| digits.parse().ok()).map(Duration::from_secs);
+        match (name, duration) {
+            ("stays", None) if value.is_empty() => block.mode = Mode::Stays,
+            ("goes-on", None) if value.is_empty() => block.mode = Mode::GoesOn,
+            ("within", Some(most)) => block.within = Some(most),
+            ("clear-of-five-minutes", Some(least)) => block.clear_of_five_minutes = Some(least),
             _ => return Err(PageError::UnknownWord(line, word.to_owned())),
         }
     }
