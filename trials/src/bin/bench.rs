@@ -4,7 +4,12 @@
     reason = "the judge measures real processes by the real clock; only the code under test takes time as an argument"
 )]
 
-use std::{env, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use clap::Parser;
 use trials::bench::{BenchError, Measured, Settings, render, run, serve_ledger};
@@ -48,6 +53,7 @@ async fn main() -> ExitCode {
 
 async fn measure(arguments: &Arguments) -> Result<(), BenchError> {
     println!("{}", machine());
+    println!("{}, {} runs, windows of {} s", version(&arguments.tenure), arguments.runs, arguments.seconds);
     let bench = env::current_exe();
     let bench = bench.map_err(|source| BenchError::Io { what: "finding this program".to_owned(), source })?;
     let mut runs: Vec<Measured> = Vec::new();
@@ -79,6 +85,15 @@ fn machine() -> String {
         model.unwrap_or("unknown processor").trim(),
         kernel.trim(),
         load.split(' ').next().unwrap_or_default()
+    )
+}
+
+/// What the binary says that it is.
+fn version(tenure: &Path) -> String {
+    let output = Command::new(tenure).arg("--version").output();
+    output.map_or_else(
+        |error| format!("{}: {error}", tenure.display()),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
 }
 
