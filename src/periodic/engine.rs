@@ -161,6 +161,7 @@ impl Engine {
 
     pub(super) async fn run(mut self) {
         loop {
+            self.hear_the_time();
             self.look_at_the_election();
             self.look_at_the_clock();
             self.publish();
@@ -264,13 +265,17 @@ impl Engine {
         }
     }
 
-    /// Whether new runs may be planned: not while the replica stops, nor while its clock is wrong.
-    fn look_at_the_clock(&mut self) {
+    /// Takes in what the API server last said of the time: before a term begins, that of the write that won it.
+    fn hear_the_time(&mut self) {
         for date in &mut self.dates {
             if let Some(seen) = *date.borrow_and_update() {
                 self.skew.note(seen);
             }
         }
+    }
+
+    /// Whether new runs may be planned: not while the replica stops, nor while its clock is wrong.
+    fn look_at_the_clock(&mut self) {
         let wrong = self.skew.look(&*self.clock);
         let changed = self.state.borrow().clock_skew.is_some() != wrong.is_some();
         if changed {
@@ -492,6 +497,7 @@ impl Engine {
         let write_id = format!("{}-{}", self.write_prefix, self.writes);
         let around = Surroundings {
             now: self.now(),
+            latest: self.skew.latest(&*self.clock).map(Instant::new),
             term: self.office.as_ref().map(|office| &office.name),
             controller: &self.controller,
             planning: self.planning,

@@ -120,6 +120,8 @@ pub enum Standoff {
 pub struct Surroundings<'a> {
     /// The time of day for decisions.
     pub now: Instant,
+    /// The latest time that it may be at the API server; none if that is not known.
+    pub latest: Option<Instant>,
     /// The term in office; none on a standby.
     pub term: Option<&'a TermRef>,
     /// Which Lease owns what this scheduler runs.
@@ -335,7 +337,7 @@ impl Job {
             let next = record::claimed(&status, writer);
             return Ok(Step::write(patch::claim(&self.uid, &status, &next)?, WriteKind::Claim));
         }
-        if let Some(write) = self.settle(&status, term, writer)? {
+        if let Some(write) = self.settle(&status, around.latest, writer)? {
             return Ok(write);
         }
         self.adopt_own(&status, term);
@@ -389,14 +391,14 @@ impl Job {
     fn settle(
         &self,
         status: &PeriodicJobStatus,
-        term: &TermRef,
+        latest: Option<Instant>,
         writer: Writer<'_>,
     ) -> Result<Option<Step>, PatchError> {
-        let is_left = |run: &ActiveRun| run.term != *term || run.ended_at.is_some();
+        let is_left = |run: &ActiveRun| run.term != *writer.term || run.ended_at.is_some();
         let mut left = status.active.iter().filter(|(id, run)| is_left(run) && !self.runs.contains_key(*id));
         let Some((id, run)) = left.next() else { return Ok(None) };
         let generation = self.compiled.planned.generation;
-        let (next, kind) = match run::recovery(run, generation, &self.compiled.policy, writer.now) {
+        let (next, kind) = match run::recovery(run, generation, &self.compiled.policy, writer.now, latest) {
             Recovery::GiveUp(end) => {
                 let next = record::ended(status, id, &end, self.compiled.limits, writer.write_id);
                 let patch = patch::result(&self.uid, status, &next, id)?;

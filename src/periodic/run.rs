@@ -20,8 +20,9 @@ use crate::{
 /// kill every successor.
 pub const MAX_RECOVERIES: u32 = 3;
 
-/// How far the clocks of two leaders may be apart: a waiting attempt of an earlier term that is due later than this from
-/// now was certainly not made.
+/// How far a leader's time of day for decisions may be ahead of the API server's: a waiting attempt of an earlier term
+/// that is due later than this was certainly not made. [`super::skew`] holds every leader to two seconds; the rest is for
+/// clocks that run fast between two answers.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 
 /// How an attempt came to its end.
@@ -150,8 +151,18 @@ fn after_end(
 }
 
 /// What is done about an intent of an earlier term that has no result.
-pub fn recovery(run: &ActiveRun, generation: i64, policy: &RunPolicy, now: Instant) -> Recovery {
-    if run.ended_at.is_none() && run.not_before > now.plus(CLOCKS_APART_MAX) {
+///
+/// `latest` is the latest time that it may be at the API server, none if that is not known. This machine's time of day is
+/// no evidence that an attempt was not made: a clock that was set back would have it made again.
+pub fn recovery(
+    run: &ActiveRun,
+    generation: i64,
+    policy: &RunPolicy,
+    now: Instant,
+    latest: Option<Instant>,
+) -> Recovery {
+    let waits = latest.is_some_and(|latest| run.not_before > latest.plus(CLOCKS_APART_MAX));
+    if run.ended_at.is_none() && waits {
         return Recovery::TakeOver;
     }
     let in_doubt = policy.guarantee == Guarantee::AtMostOnce && run.ended_at.is_none();

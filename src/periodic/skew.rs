@@ -22,6 +22,9 @@ const TRUSTED_BELOW: Duration = Duration::from_secs(2);
 /// The mark never passes the API server's time by more than this.
 const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(2);
 
+/// A `Date` header has whole seconds: the true time was up to this much later.
+const DATE_STEP: SignedDuration = SignedDuration::from_secs(1);
+
 /// What is known about the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Skew {
@@ -74,11 +77,20 @@ impl Skew {
         latest.map_or(wall, |latest| wall.min(latest))
     }
 
+    /// The latest time that it may be at the API server now, and not before what the wall clock says. None while no answer
+    /// has been seen, or with the comparison switched off.
+    pub fn latest(&self, clock: &dyn Clock) -> Option<Timestamp> {
+        let seen = self.seen.filter(|_| !self.limit.is_zero())?;
+        let passed = signed(clock.boot().saturating_since(seen.sent));
+        let latest = seen.server.checked_add(passed).and_then(|server| server.checked_add(DATE_STEP)).ok()?;
+        Some(latest.max(clock.wall()))
+    }
+
     /// How far the wall clock is outside of the range that the server's time lies in.
     fn difference(&self, boot: BootTime, wall: Timestamp) -> Option<SignedDuration> {
         let seen = self.seen?;
         let earliest = seen.server.checked_add(signed(boot.saturating_since(seen.received))).ok()?;
-        let width = signed(seen.received.saturating_since(seen.sent)) + SignedDuration::from_secs(1);
+        let width = signed(seen.received.saturating_since(seen.sent)) + DATE_STEP;
         let latest = earliest.checked_add(width).ok()?;
         Some(if wall < earliest {
             wall.duration_since(earliest)
@@ -150,5 +162,19 @@ mod tests {
         clock.step_wall(SignedDuration::from_hours(1));
         assert_eq!(skew.now(&*clock), Timestamp::UNIX_EPOCH + AHEAD_MAX);
         assert_eq!(Skew::new(Duration::ZERO).now(&*clock), clock.wall());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_set_back_does_not_make_it_earlier_at_the_server() {
+        let clock = clock();
+        let mut skew = Skew::new(LIMIT);
+        assert_eq!(skew.latest(&*clock), None, "nothing is known");
+        skew.note(answer(&clock, Timestamp::UNIX_EPOCH));
+        clock.step_wall(SignedDuration::from_hours(-1));
+        clock.sleep_until(clock.boot() + Duration::from_secs(3)).await;
+        assert_eq!(skew.latest(&*clock), Some(Timestamp::UNIX_EPOCH + SignedDuration::from_secs(4)));
+        let mut off = Skew::new(Duration::ZERO);
+        off.note(answer(&clock, Timestamp::UNIX_EPOCH));
+        assert_eq!(off.latest(&*clock), None);
     }
 }

@@ -133,7 +133,7 @@ fn an_attempt_that_the_guard_refused_stays_open_under_either_guarantee() {
 }
 
 fn recovered(run: &ActiveRun, guarantee: Guarantee) -> Recovery {
-    recovery(run, 1, &policy(guarantee), at(60_000))
+    recovery(run, 1, &policy(guarantee), at(60_000), Some(at(60_000)))
 }
 
 #[test]
@@ -164,4 +164,13 @@ fn a_waiting_attempt_is_taken_over_as_it_is_if_no_clock_can_have_reached_its_tim
         assert_eq!(recovered(&waits_until(70_001), guarantee), Recovery::TakeOver);
         assert_ne!(recovered(&waits_until(70_000), guarantee), Recovery::TakeOver);
     }
+}
+
+#[test]
+fn a_waiting_attempt_is_in_doubt_while_the_servers_time_is_not_known() {
+    let waits = ActiveRun { not_before: at(3_600_000), ..run(2) };
+    let recovered = |latest| recovery(&waits, 1, &policy(Guarantee::AtMostOnce), at(0), latest);
+    assert_eq!(recovered(Some(at(0))), Recovery::TakeOver);
+    assert!(matches!(recovered(Some(at(3_600_000))), Recovery::GiveUp(_)), "only this machine's clock is behind");
+    assert!(matches!(recovered(None), Recovery::GiveUp(_)));
 }

@@ -51,6 +51,22 @@ async fn an_at_most_once_run_whose_leader_vanished_ends_indeterminate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_successor_whose_clock_is_behind_takes_no_attempt_for_one_that_still_waits() {
+    let stage = Stage::new(58).await;
+    let (one, two) = (stage.replica("one"), stage.replica("two"));
+    one.lead(10);
+    stage.target.usually_takes(Duration::from_secs(2));
+    stage.create("once", json!({ "schedule": "* * * * *", "guarantee": "AtMostOnce" })).await;
+    stage.until_seen(1).await;
+    one.vanish(&stage, "one").await;
+    two.clock.step_wall(SignedDuration::from_hours(-1));
+    two.lead(20);
+    let status = stage.until("once", "the end", |status| status.active.is_empty()).await;
+    assert_eq!(status.last_runs[0].outcome, Outcome::Indeterminate);
+    assert_eq!(stage.target.seen().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_outlives_its_leaders_is_taken_up_a_bounded_number_of_times() {
     let stage = Stage::new(43).await;
     stage.target.usually_takes(Duration::from_secs(50));
