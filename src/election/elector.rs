@@ -12,7 +12,7 @@ use futures::{
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, api::PostParams};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -171,7 +171,8 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
     let (done, ended) = oneshot::channel();
     let (events, watched) = mpsc::channel(lease_watch::EVENTS_MAX);
     let leases: Api<Lease> = Api::namespaced(api.client(), &namespace);
-    let watching = lease_watch::watch(leases.clone(), name.as_str().into(), clock.clone(), events);
+    let watch_anew = Arc::new(Notify::new());
+    let watching = lease_watch::watch(leases.clone(), name.as_str().into(), clock.clone(), watch_anew.clone(), events);
     tasks.spawn("lease-watch", watching).detach();
 
     let nonces = Box::new(move || entropy.nonce());
@@ -193,6 +194,7 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
             last_office: None,
             drain_awaited: false,
             post,
+            watch_anew,
             standing,
             report,
             requests: FuturesUnordered::new(),
@@ -225,6 +227,7 @@ struct Loop {
     /// Whether the end of the work of the term in office is already being waited for.
     drain_awaited: bool,
     post: Arc<Post>,
+    watch_anew: Arc<Notify>,
     standing: watch::Sender<Standing>,
     report: watch::Sender<ElectorReport>,
     /// Bounded: the machine starts at most one request per try, a try takes at least
@@ -337,6 +340,10 @@ impl Loop {
                     }
                 }
                 Action::Revoke(lost) => self.revoke(lost),
+                Action::WatchAnew => {
+                    tracing::info!(lease = %self.lease, "The watch of the Lease has missed a change: it is opened anew");
+                    self.watch_anew.notify_one();
+                }
                 Action::Retire => retired = true,
             }
         }

@@ -8,7 +8,7 @@ use kube::{
     Api,
     api::{WatchEvent, WatchParams},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{machine::Event, record::Record};
 use crate::clock::{self, SharedClock};
@@ -25,14 +25,21 @@ const REOPEN_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Events on their way to the elector; it takes each at once, and a Lease changes a few times a minute.
 pub(super) const EVENTS_MAX: usize = 16;
 
-/// Watches until the receiver is gone.
-pub(super) async fn watch(api: Api<Lease>, name: Arc<str>, clock: SharedClock, events: mpsc::Sender<Event>) {
+/// Watches until the receiver is gone. `anew` ends the watch that is open, or is being opened, and has it opened again.
+pub(super) async fn watch(
+    api: Api<Lease>,
+    name: Arc<str>,
+    clock: SharedClock,
+    anew: Arc<Notify>,
+    events: mpsc::Sender<Event>,
+) {
     let params = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
     while !events.is_closed() {
         let opened = clock.boot();
         tokio::select! {
             biased;
             () = events.closed() => return,
+            () = anew.notified() => {}
             () = follow(&api, &params, &clock, &events) => {}
         }
         tokio::select! {

@@ -249,6 +249,8 @@ impl World {
                 self.replicas[index].valid_until = None;
                 self.schedule(0, Happening::Reaches(index, Event::WorkEnded));
             }
+            // The watch of the model is not opened: it loses and delays events.
+            Action::WatchAnew => {}
             Action::Retire => panic!("nobody asked for it"),
         }
     }

@@ -188,6 +188,12 @@ impl Timing {
         (self.lease / 6).max(TRY_DEADLINE_MIN)
     }
 
+    /// How long a standby that waits for a leader's end hears nothing before it asks by itself. A renewal comes every third
+    /// of a lease: half of one without any leaves room for a slow clock and a slow answer.
+    pub fn silence(&self) -> Duration {
+        self.lease / 2
+    }
+
     /// The pause after a failed try while `remains` is left of the term.
     pub fn pause(&self, remains: Duration) -> Duration {
         self.retry_period.min(remains / 6)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::api::{DeleteParams, Patch, PatchParams};
+use sandbox::{Fault, FaultRule, Verb};
 use serde_json::json;
 use tenure::{
     Released, Standing, clock,
@@ -58,6 +59,19 @@ async fn a_killed_leader_is_replaced_within_a_lease_duration_and_a_second() {
     assert!(lab.now() - killed >= SECOND * 10, "nobody knew, so nobody could be quicker");
     assert!(successor.term().expect("leading").token() > token);
     assert_eq!(leaders(&replicas), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_whose_watch_is_dead_replaces_a_killed_leader_as_soon_as_any_other() {
+    let lab = Lab::new(1);
+    let first = lab.first_replica("replica-0");
+    lab.wait_for("the first leader", SECOND, || first.leads()).await;
+    let silent = FaultRule::new(Fault::DropRequest { hang: true }).client("replica-1").verb(Verb::Watch).times(1);
+    lab.sandbox.faults().add(silent);
+    let standby = lab.replica("replica-1");
+    lab.sleep(LEASE_DURATION).await;
+    first.kill();
+    lab.wait_for("a successor", LEASE_DURATION + SECOND, || standby.leads()).await;
 }
 
 #[tokio::test(start_paused = true)]

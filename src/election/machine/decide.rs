@@ -67,8 +67,8 @@ impl Machine {
             self.make_vacancy(now, wall);
         } else if now >= until && self.contention == Contention::Contend {
             match self.way(now) {
-                Way::Wait(_) => {}
-                Way::Look => self.read(now),
+                Way::Wait(_) if now < self.silent_at() => {}
+                Way::Wait(_) | Way::Look => self.read(now),
                 Way::Go => {
                     let nonce = (self.nonces)();
                     let holder = self.identity.holder(&nonce);

@@ -45,6 +45,14 @@ impl Machine {
         if id != expected {
             return;
         }
+        let missed = match &outcome {
+            ReadOutcome::Failed => false,
+            ReadOutcome::Absent => matches!(self.latest, Latest::Found(_)),
+            ReadOutcome::Found(record) => record.resource_version > self.newest,
+        };
+        if missed && matches!(self.phase, Phase::Standby) && !matches!(self.latest, Latest::Unread) {
+            self.actions.push(Action::WatchAnew);
+        }
         match outcome {
             ReadOutcome::Failed => self.pause(now),
             ReadOutcome::Absent => {

@@ -7,6 +7,9 @@
 //! - **Evidence revokes at once**: a newer record of another term, a Lease that is gone, emptied or edited.
 //! - **A standby waits** for everything that it has seen ([`Barriers`]), on its own clock, and reads before it acquires on
 //!   an expiry.
+//! - **A silent watch is not believed**: a standby that hears of no renewal asks, and has the watch opened anew if it missed
+//!   one. A dead watch would show it a leader's last sign of life only when the lease has run out, and it would then wait
+//!   for another one.
 //! - **A term that has ended is released** by a compare-and-swap, once its work has ended; this process never acquires over
 //!   its own unreleased record, and never writes over another's.
 
@@ -88,12 +91,25 @@ pub(super) enum WriteOutcome {
 /// What to do.
 #[derive(Debug, Clone)]
 pub(super) enum Action {
-    Read { id: u64 },
-    Create { write: u64, lease: Box<Lease> },
-    Replace { write: u64, lease: Box<Lease> },
+    Read {
+        id: u64,
+    },
+    Create {
+        write: u64,
+        lease: Box<Lease>,
+    },
+    Replace {
+        write: u64,
+        lease: Box<Lease>,
+    },
     Lead(Tenure),
-    Extend { valid_until: BootTime, lease_end: BootTime },
+    Extend {
+        valid_until: BootTime,
+        lease_end: BootTime,
+    },
     Revoke(Lost),
+    /// The watch has missed something: it is to be opened anew.
+    WatchAnew,
     Retire,
 }
 
@@ -295,7 +311,13 @@ impl Machine {
         if matches!(self.latest, Latest::Unread) || vacate {
             return Some(until);
         }
-        (self.contention == Contention::Contend).then(|| until.max(self.ready_at().unwrap_or(until)))
+        let next = self.ready_at().map_or(until, |ready_at| ready_at.min(self.silent_at()));
+        (self.contention == Contention::Contend).then(|| until.max(next))
+    }
+
+    /// When the watch has been silent for so long that it may be dead.
+    fn silent_at(&self) -> BootTime {
+        self.heard_at + self.timing.silence()
     }
 
     fn ready_at(&self) -> Option<BootTime> {
