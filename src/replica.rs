@@ -35,7 +35,7 @@ use crate::{
     },
     periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope},
     server::{self, Admin, AdminError},
-    settings::{ClusterSettings, Settings},
+    settings::{ClusterSettings, GRACE_RESERVE, Settings},
     tasks::Tasks,
 };
 
@@ -107,8 +107,12 @@ pub enum StartError {
     Probe(#[source] io::Error),
 }
 
-/// After the release, notes and answers that are under way get this long.
+/// After the release, notes and answers that are under way get this long, but no longer than [`STOP_MAX`] allows.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// What comes after the drain takes this long at most: less than what is kept of the grace period for it.
+const STOP_MAX: Duration = Duration::from_millis(2_500);
+const _: () = assert!(STOP_MAX.as_millis() < GRACE_RESERVE.as_millis());
 
 impl Ground {
     /// This machine, and the cluster that `settings` name.
@@ -162,10 +166,11 @@ async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
     }
 }
 
-/// A replica whose clock is wrong does not lead: one whose clock is right must not wait behind it.
+/// A replica whose clock is wrong, or whose scheduler has ended by a fault of its own, does not lead: one that is sound
+/// must not wait behind it.
 async fn stand_aside(
     mut scheduler: watch::Receiver<SchedulerState>,
-    elector: Arc<Elector>,
+    contend: impl Fn(Contention),
     stopping: CancellationToken,
 ) {
     let mut skewed = false;
@@ -176,10 +181,14 @@ async fn stand_aside(
             changed = scheduler.wait_for(|state| state.clock_skew.is_some() != skewed) => changed.map(drop),
         };
         if changed.is_err() {
+            if !stopping.is_cancelled() {
+                tracing::error!("The scheduler has ended: this replica hands over, and has to be restarted");
+                contend(Contention::StandAside);
+            }
             return;
         }
         skewed = !skewed;
-        elector.contend(if skewed { Contention::StandAside } else { Contention::Contend });
+        contend(if skewed { Contention::StandAside } else { Contention::Contend });
     }
 }
 
@@ -237,8 +246,9 @@ impl Replica {
                 max_clock_skew: settings.jobs.max_clock_skew,
             },
         });
-        let standing_aside = stand_aside(scheduler.state(), elector.clone(), stopping.clone());
-        tasks.spawn("clock skew", standing_aside).detach();
+        let candidate = elector.clone();
+        let contend = move |contention| candidate.contend(contention);
+        tasks.spawn("stand aside", stand_aside(scheduler.state(), contend, stopping.clone())).detach();
         let views = Views {
             identity: identity.clone(),
             lease_name: name.clone(),
@@ -281,7 +291,8 @@ impl Replica {
         let released = elector.release(deadline - clock.boot()).await;
         drop(elector);
         admin.stop().await;
-        if clock::timeout(&*clock, SETTLE, tasks.close_and_wait()).await.is_err() {
+        let settle = SETTLE.min((deadline + STOP_MAX).saturating_since(clock.boot()));
+        if clock::timeout(&*clock, settle, tasks.close_and_wait()).await.is_err() {
             tracing::warn!(tasks = tasks.len(), "Tasks were left behind");
         }
         match released {
@@ -289,5 +300,31 @@ impl Replica {
             Released::Unsettled => tracing::warn!("Stopped, but the API server has not confirmed the release"),
         }
         released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_whose_scheduler_has_ended_by_itself_stands_aside() {
+        for (stops, expected) in [(false, vec![Contention::StandAside]), (true, Vec::new())] {
+            let (state, view) = watch::channel(SchedulerState::default());
+            let stopping = CancellationToken::new();
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let contend = {
+                let asked = asked.clone();
+                move |contention| asked.lock().expect("not poisoned").push(contention)
+            };
+            if stops {
+                stopping.cancel();
+            }
+            drop(state);
+            stand_aside(view, contend, stopping).await;
+            assert_eq!(*asked.lock().expect("not poisoned"), expected);
+        }
     }
 }

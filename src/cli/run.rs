@@ -3,6 +3,7 @@
 use std::{error::Error, io};
 
 use clap::Args;
+use futures::future::{self, Either};
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{Signal, SignalKind, signal},
@@ -41,10 +42,14 @@ async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let replica = Replica::start(settings, ground).await?;
     let reason = requests.next().await;
     tracing::info!(reason, "Asked to stop");
-    tokio::select! {
-        biased;
-        _ = replica.stop() => Ok(()),
-        _ = requests.next() => Err(Aborted.into()),
+    let second = std::pin::pin!(requests.next());
+    match future::select(Box::pin(replica.stop()), second).await {
+        Either::Left(_) => Ok(()),
+        Either::Right((_, stopping)) => {
+            // Dropped, it would give up the Lease in the background, and what was not waited for may still be on its way.
+            std::mem::forget(stopping);
+            Err(Aborted.into())
+        }
     }
 }
 

@@ -137,8 +137,8 @@ impl ElectorBuilder {
         self
     }
 
-    /// Asked once, at the start: has this installation certainly never had a leader? Then a missing Lease is created at
-    /// once. The default is no: a replica that finds no Lease waits one lease duration, for whoever held it may not know
+    /// Asked once, at the start: has this installation certainly never had a leader? Then a Lease that is missing a moment
+    /// later is created at once. The default is no: a replica that finds no Lease waits one lease duration, for whoever held it may not know
     /// yet that it is gone.
     pub fn fresh_installation<F, Answer>(mut self, ask: F) -> Self
     where

@@ -180,7 +180,8 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
     let looping = async move {
         let patience = timing.calm_deadline();
         let is_fresh = clock::timeout(&*asking_clock, patience, fresh(api)).await.unwrap_or(false);
-        let machine = Machine::new((&namespace, &name), timing, identity, nonces, is_fresh);
+        let fresh_until = is_fresh.then(|| asking_clock.boot() + patience);
+        let machine = Machine::new((&namespace, &name), timing, identity, nonces, fresh_until);
         let lease = format!("{namespace}/{name}");
         let run = Loop {
             machine,

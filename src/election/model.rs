@@ -122,7 +122,7 @@ impl World {
                     timing,
                     Identity::new(&format!("pod-{index}"), "boot"),
                     Box::new(move || format!("{:016x}", nonces.random::<u64>())),
-                    false,
+                    None,
                 );
                 // The extremes are the dangerous ones.
                 let rate_ppm = match rng.random_range(0..4) {

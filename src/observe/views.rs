@@ -197,6 +197,11 @@ impl Views {
         if silent < STUCK_AFTER { Ok(()) } else { Err(format!("its loop has not moved for {} s", silent.as_secs())) }
     }
 
+    fn scheduler_runs(&self) -> Result<(), String> {
+        let ended = self.scheduler.has_changed().is_err() && !self.stopping.is_cancelled();
+        if ended { Err("the scheduler has ended".to_owned()) } else { Ok(()) }
+    }
+
     /// Once is enough: when the API server goes away later, a standby still does its part by waiting.
     fn lease_served(&self) -> Result<(), String> {
         let report = self.election.borrow();
@@ -217,6 +222,7 @@ fn checks(views: &Arc<Views>) -> Checks {
         |views: &Views| if views.stopping.is_cancelled() { Err("the replica is stopping".to_owned()) } else { Ok(()) };
     Checks::new(vec![
         Check::new("elector", Probe::Live, ask(views, Views::election_moves)),
+        Check::new("scheduler", Probe::Live, ask(views, Views::scheduler_runs)),
         Check::new("lease", Probe::Ready, ask(views, Views::lease_served)),
         Check::new("shutdown", Probe::Ready, ask(views, running)),
     ])

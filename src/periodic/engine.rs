@@ -30,7 +30,7 @@ use crate::{
     apiserver::{ApiServer, DateSeen},
     backoff::Backoff,
     clock::{BootTime, SharedClock},
-    election::{Leadership, Standing, Term},
+    election::{Leadership, Standing, Term, Work},
     entropy::SharedEntropy,
     tasks::Tasks,
 };
@@ -82,9 +82,27 @@ pub(super) struct Office {
 /// What comes back from a request or an attempt.
 #[derive(Debug)]
 pub(super) enum Event {
-    Read { job: JobRef, uid: String, answer: ReadAnswer },
-    Wrote { job: JobRef, uid: String, kind: WriteKind, answer: WriteAnswer },
-    Ended { job: JobRef, uid: String, run_id: String, ended: Ended },
+    /// `floor` is the newest version that was known when the read was sent.
+    Read {
+        job: JobRef,
+        uid: String,
+        floor: u64,
+        answer: ReadAnswer,
+    },
+    /// `hold` is let go when what the answer says has been taken in, and holds of its own.
+    Wrote {
+        job: JobRef,
+        uid: String,
+        kind: WriteKind,
+        answer: WriteAnswer,
+        hold: Option<Work>,
+    },
+    Ended {
+        job: JobRef,
+        uid: String,
+        run_id: String,
+        ended: Ended,
+    },
 }
 
 #[derive(Debug)]
@@ -325,7 +343,10 @@ impl Engine {
     }
 
     fn is_idle(&self) -> bool {
-        let is_busy = |job: &Job| job.busy || job.runs.values().any(|run| !matches!(run.state, RunState::Waiting));
+        let in_doubt = |job: &Job| job.doubtful && !job.deleted && self.office.is_some();
+        let is_busy = |job: &Job| {
+            in_doubt(job) || job.busy || job.runs.values().any(|run| !matches!(run.state, RunState::Waiting))
+        };
         !self.jobs.values().any(is_busy)
     }
 
@@ -370,7 +391,7 @@ impl Engine {
         match event {
             watcher::Event::Init => self.listed = Some(BTreeSet::new()),
             watcher::Event::InitApply(object) => {
-                let seen = self.see(object);
+                let seen = self.see_listed(object);
                 if let (Some(listed), Some(job)) = (&mut self.listed, seen) {
                     listed.insert(job);
                 }
@@ -392,6 +413,18 @@ impl Engine {
                 self.gone(&job, object.uid().as_deref());
             }
         }
+    }
+
+    /// Takes in an object from a list. One that is older than what is known was listed before our last write, or the store
+    /// was put back to a backup: a read tells.
+    fn see_listed(&mut self, object: Guarded) -> Option<JobRef> {
+        if let Ok(object) = &object.0
+            && let (Some(namespace), Some(name)) = (object.namespace(), object.metadata.name.clone())
+            && let Some(job) = self.jobs.get_mut(&JobRef { namespace, name })
+        {
+            job.doubtful |= job.is_newer_than(object);
+        }
+        self.see(object)
     }
 
     /// Takes in an object from the watch.
@@ -542,17 +575,16 @@ impl Engine {
         let Write { patch, kind, .. } = write;
         self.begin(job, async move {
             let answer = store::write(client, clock, key.clone(), patch).await;
-            drop(hold);
-            Event::Wrote { job: key, uid, kind, answer }
+            Event::Wrote { job: key, uid, kind, answer, hold }
         });
     }
 
     fn read(&mut self, job: &mut Job) {
         let (client, clock) = (self.facts.clone(), self.clock.clone());
-        let (key, uid) = (job.key.clone(), job.uid.clone());
+        let (key, uid, floor) = (job.key.clone(), job.uid.clone(), job.version());
         self.begin(job, async move {
             let answer = store::read(client, clock, key.clone()).await;
-            Event::Read { job: key, uid, answer }
+            Event::Read { job: key, uid, floor, answer }
         });
     }
 

@@ -24,13 +24,16 @@ const ACTION: &str = "http";
 impl Engine {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
-            Event::Read { job, uid, answer } => self.on_read(&job, &uid, answer),
-            Event::Wrote { job, uid, kind, answer } => self.on_wrote(&job, &uid, &kind, answer),
+            Event::Read { job, uid, floor, answer } => self.on_read(&job, &uid, floor, answer),
+            Event::Wrote { job, uid, kind, answer, hold } => {
+                self.on_wrote(&job, &uid, &kind, answer);
+                drop(hold);
+            }
             Event::Ended { job, uid, run_id, ended } => self.on_ended(&job, &uid, &run_id, &ended),
         }
     }
 
-    fn on_read(&mut self, key: &JobRef, uid: &str, answer: ReadAnswer) {
+    fn on_read(&mut self, key: &JobRef, uid: &str, floor: u64, answer: ReadAnswer) {
         let mut found = None;
         if let Some(mut job) = self.jobs.remove(key) {
             job.busy = false;
@@ -38,6 +41,7 @@ impl Engine {
                 _ if job.uid != uid => {}
                 ReadAnswer::Found(object) => {
                     job.doubtful = false;
+                    job.note_read(&object, floor);
                     found = Some(object);
                 }
                 ReadAnswer::Gone => job.deleted = true,

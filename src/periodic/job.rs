@@ -237,6 +237,25 @@ impl Job {
         Some(job)
     }
 
+    /// The newest version that is known.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether a newer version than this one is known.
+    pub fn is_newer_than(&self, object: &PeriodicJob) -> bool {
+        version_of(object) < self.version
+    }
+
+    /// Takes note of a read past every cache. What it brings cannot be older than what was known when it was sent, which is
+    /// `floor`, unless the store itself went back: then what is known is no more.
+    pub fn note_read(&mut self, object: &PeriodicJob, floor: u64) {
+        if version_of(object) < floor {
+            tracing::warn!(periodicjob = %self.key, "The API server's store has gone back: it was restored from a backup");
+            self.version = 0;
+        }
+    }
+
     /// Takes in a version of the object, unless a newer one is known, and says what is new in it.
     pub fn absorb(&mut self, object: &PeriodicJob, now: Instant) -> News {
         if version_of(object) < self.version {
@@ -558,3 +577,6 @@ fn gained(before: Counts, after: Counts) -> Vec<(Disposition, u64)> {
     ];
     all.into_iter().filter(|(_, before, after)| after > before).map(|(what, b, a)| (what, a - b)).collect()
 }
+
+#[cfg(test)]
+mod tests;

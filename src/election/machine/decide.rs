@@ -63,7 +63,7 @@ impl Machine {
     pub(super) fn drive_standby(&mut self, until: BootTime, now: BootTime, wall: Timestamp) {
         if now >= until && matches!(self.latest, Latest::Unread) {
             self.read(now);
-        } else if now >= until && matches!(self.latest, Latest::Absent) && !self.fresh_installation {
+        } else if now >= until && matches!(self.latest, Latest::Absent) && self.fresh_until.is_none() {
             self.make_vacancy(now, wall);
         } else if now >= until && self.contention == Contention::Contend {
             match self.way(now) {

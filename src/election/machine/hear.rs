@@ -57,8 +57,9 @@ impl Machine {
             ReadOutcome::Failed => self.pause(now),
             ReadOutcome::Absent => {
                 self.effort = Effort::Rest { until: now };
+                let refused = self.conflicted.take().is_some_and(|write| write.base.is_none());
                 self.observe_absence(now);
-                if !self.open.is_empty() {
+                if refused || !self.open.is_empty() {
                     // A create has failed, or is still on its way: the next one, or the next read, is not sent at once.
                     self.pause(now);
                 }
@@ -72,8 +73,12 @@ impl Machine {
                     // They name versions that this store has not got: waiting for it to reach them could take for ever.
                     self.open.clear();
                 }
+                // Nothing has changed since the conflict: something else refuses the write, and the next one is not sent
+                // at once.
+                let base = self.conflicted.take().and_then(|write| write.base);
+                let refused = base == Some(record.resource_version);
                 self.observe(record, now);
-                if !self.open.is_empty() {
+                if refused || !self.open.is_empty() {
                     self.pause(now);
                 }
             }
@@ -91,8 +96,9 @@ impl Machine {
                 self.open.remove(&write);
             }
             WriteOutcome::Conflict => {
-                self.open.remove(&write);
+                let known = self.open.remove(&write);
                 if awaited {
+                    self.conflicted = known;
                     self.read(now);
                 }
             }
@@ -116,7 +122,7 @@ impl Machine {
         }
         self.heard_at = now;
         self.newest = record.resource_version;
-        self.fresh_installation = false;
+        self.fresh_until = None;
         match record.content.holder.clone() {
             Some(holder) if self.identity.owns(&holder) => self.observe_own(holder, &record, now),
             _ => self.observe_other(&record, now),
@@ -181,7 +187,7 @@ impl Machine {
 
     /// An attempt to acquire is over when no try of it can still be stored, or none should be.
     pub(super) fn settle(&mut self) {
-        let absent = matches!(self.latest, Latest::Absent) && !self.fresh_installation;
+        let absent = matches!(self.latest, Latest::Absent) && self.fresh_until.is_none();
         if matches!(self.phase, Phase::Acquiring { .. }) && (self.open.is_empty() || absent) {
             self.phase = Phase::Standby;
         }

@@ -159,7 +159,10 @@ pub(super) struct Machine {
     timing: Timing,
     identity: Identity,
     nonces: Nonces,
-    fresh_installation: bool,
+    /// Until then a missing Lease is one that there never was. Later somebody may have led and have been cut off.
+    fresh_until: Option<BootTime>,
+    /// The write that met a conflict, until the read after it.
+    conflicted: Option<OpenWrite>,
     phase: Phase,
     latest: Latest,
     /// The newest version seen of the Lease, whether it still exists or not: older news is no news.
@@ -237,7 +240,7 @@ impl Machine {
         timing: Timing,
         identity: Identity,
         nonces: Nonces,
-        fresh_installation: bool,
+        fresh_until: Option<BootTime>,
     ) -> Self {
         Self {
             name: name.to_owned(),
@@ -245,7 +248,8 @@ impl Machine {
             timing,
             identity,
             nonces,
-            fresh_installation,
+            fresh_until,
+            conflicted: None,
             phase: Phase::Standby,
             latest: Latest::Unread,
             newest: 0,
@@ -264,6 +268,7 @@ impl Machine {
     /// Takes an event at `now`, and says what to do. A write among the actions counts as sent at `now`: it must not be sent
     /// earlier.
     pub(super) fn step(&mut self, event: Event, now: BootTime, wall: Timestamp) -> Vec<Action> {
+        self.fresh_until = self.fresh_until.filter(|until| now < *until);
         self.take(event, now);
         self.drive(now, wall);
         std::mem::take(&mut self.actions)
@@ -307,7 +312,7 @@ impl Machine {
 
     fn standby_wake(&self) -> Option<BootTime> {
         let Effort::Rest { until } = self.effort else { return None };
-        let vacate = matches!(self.latest, Latest::Absent) && !self.fresh_installation;
+        let vacate = matches!(self.latest, Latest::Absent) && self.fresh_until.is_none();
         if matches!(self.latest, Latest::Unread) || vacate {
             return Some(until);
         }

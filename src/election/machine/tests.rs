@@ -25,7 +25,8 @@ fn machine(fresh_installation: bool) -> Machine {
         terms += 1;
         format!("n{terms}")
     };
-    Machine::new(("ns", "main"), timing, identity(), Box::new(nonces), fresh_installation)
+    let fresh_until = fresh_installation.then(|| at(2_500));
+    Machine::new(("ns", "main"), timing, identity(), Box::new(nonces), fresh_until)
 }
 
 fn read_id(actions: &[Action]) -> u64 {
@@ -69,4 +70,30 @@ fn a_store_that_went_back_does_not_keep_a_replica_from_contending() {
     let _ = machine.step(Event::WorkEnded, at(5_005), WALL);
     let wake = machine.next_wake().expect("it contends");
     assert!(wake >= at(12_504), "it waits for the other term, and asks only after a silence, not {wake:?}");
+}
+
+#[test]
+fn what_was_known_of_a_fresh_installation_is_not_believed_for_long() {
+    let mut machine = machine(true);
+    let id = read_id(&machine.step(Event::Tick, at(0), WALL));
+    assert!(machine.step(Event::Read { id, outcome: ReadOutcome::Failed }, at(1), WALL).is_empty());
+    // It was cut off: meanwhile somebody may have led, and may be cut off in turn.
+    let id = read_id(&machine.step(Event::Tick, at(3_000), WALL));
+    let actions = machine.step(Event::Read { id, outcome: ReadOutcome::Absent }, at(3_001), WALL);
+    let [Action::Create { lease, .. }] = &actions[..] else { panic!("a create was expected, not {actions:?}") };
+    let spec = lease.spec.as_ref().expect("a spec");
+    assert_eq!(spec.holder_identity.as_deref(), Some(""), "it puts an empty Lease there and waits");
+}
+
+#[test]
+fn a_write_that_is_refused_though_nothing_has_changed_is_followed_by_a_pause() {
+    let mut machine = machine(true);
+    let id = read_id(&machine.step(Event::Tick, at(0), WALL));
+    let actions = machine.step(Event::Read { id, outcome: ReadOutcome::Absent }, at(1), WALL);
+    let [Action::Create { write, .. }] = actions[..] else { panic!("a create was expected, not {actions:?}") };
+    let conflict = Event::Answered { write, outcome: WriteOutcome::Conflict };
+    let id = read_id(&machine.step(conflict, at(2), WALL));
+    let actions = machine.step(Event::Read { id, outcome: ReadOutcome::Absent }, at(3), WALL);
+    assert!(actions.is_empty(), "{actions:?}");
+    assert_eq!(machine.next_wake(), Some(at(2_003)));
 }
