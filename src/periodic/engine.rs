@@ -4,6 +4,9 @@
 //! follows from the order of events. Requests and attempts run beside it and come back as events. A wake-up by the time of
 //! day re-reads the clock at least every second, because the wall clock may be stepped.
 
+mod intake;
+mod requests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -11,24 +14,23 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use kube::{Client, Resource, ResourceExt, runtime::watcher};
+use kube::{Client, runtime::watcher};
 use tokio::sync::watch;
 
 use super::{
     alarms::Alarms,
     feed::{Feed, Guarded},
-    job::{Job, Planning, Run, RunState, Step, Surroundings, Write, WriteKind},
-    observer::{Observer, Urgency},
+    job::{Job, Planning, Run, RunState, Step, Surroundings, WriteKind},
+    observer::Observer,
     run::Ended,
     scheduler::{SchedulerParts, SchedulerState},
     skew::Skew,
-    store::{self, ReadAnswer, WriteAnswer},
+    store::{ReadAnswer, WriteAnswer},
 };
 use crate::{
     action::{Action, JobRef},
-    api::{Instant, PeriodicJob, TermRef},
+    api::{Instant, TermRef},
     apiserver::{ApiServer, DateSeen},
-    backoff::Backoff,
     clock::{BootTime, SharedClock},
     election::{Leadership, Standing, Term, Work},
     entropy::SharedEntropy,
@@ -127,9 +129,6 @@ const SHOWN_EVERY: Duration = Duration::from_millis(250);
 
 /// What remains of the drain time for recording what was cut off.
 const RECORDING_TIME: Duration = Duration::from_secs(1);
-
-/// The pause after a request that came to nothing.
-const SETBACK_PAUSE: Backoff = Backoff { initial: Duration::from_millis(25), max: Duration::from_secs(5) };
 
 impl Engine {
     pub(super) fn new(
@@ -387,103 +386,6 @@ impl Engine {
         });
     }
 
-    fn on_watch(&mut self, event: watcher::Event<Guarded>) {
-        match event {
-            watcher::Event::Init => self.listed = Some(BTreeSet::new()),
-            watcher::Event::InitApply(object) => {
-                let seen = self.see_listed(object);
-                if let (Some(listed), Some(job)) = (&mut self.listed, seen) {
-                    listed.insert(job);
-                }
-            }
-            watcher::Event::InitDone => {
-                let listed = self.listed.take().unwrap_or_default();
-                let gone: Vec<JobRef> = self.jobs.keys().filter(|job| !listed.contains(*job)).cloned().collect();
-                for job in &gone {
-                    self.gone(job, None);
-                }
-                self.unreadable.retain(|job| listed.contains(job));
-                self.state.send_modify(|state| state.synced = true);
-            }
-            watcher::Event::Apply(object) => drop(self.see(object)),
-            watcher::Event::Delete(object) => {
-                let (Some(namespace), Some(name)) = (object.namespace(), object.meta().name.clone()) else { return };
-                let job = JobRef { namespace, name };
-                self.unreadable.remove(&job);
-                self.gone(&job, object.uid().as_deref());
-            }
-        }
-    }
-
-    /// Takes in an object from a list. One that is older than what is known was listed before our last write, or the store
-    /// was put back to a backup: a read tells.
-    fn see_listed(&mut self, object: Guarded) -> Option<JobRef> {
-        if let Ok(object) = &object.0
-            && let (Some(namespace), Some(name)) = (object.namespace(), object.metadata.name.clone())
-            && let Some(job) = self.jobs.get_mut(&JobRef { namespace, name })
-        {
-            job.doubtful |= job.is_newer_than(object);
-        }
-        self.see(object)
-    }
-
-    /// Takes in an object from the watch.
-    fn see(&mut self, object: Guarded) -> Option<JobRef> {
-        let key = JobRef { namespace: object.namespace()?, name: object.meta().name.clone()? };
-        match object.0 {
-            Ok(object) => {
-                self.unreadable.remove(&key);
-                self.take_in(&key, Box::new(object));
-            }
-            Err(unreadable) => {
-                if self.unreadable.insert(key.clone()) {
-                    let uid = unreadable.metadata.uid.clone().unwrap_or_default();
-                    let note = format!(
-                        "this version of Tenure cannot read the object and leaves it alone: {}; run the version that it \
-                         was written for, or take back what is newer",
-                        unreadable.error
-                    );
-                    self.notice(&key, &uid, Urgency::Warning, "Unreadable", note);
-                }
-                self.gone(&key, None);
-            }
-        }
-        Some(key)
-    }
-
-    pub(super) fn take_in(&mut self, key: &JobRef, object: Box<PeriodicJob>) {
-        let now = self.now();
-        match self.jobs.get_mut(key) {
-            None => {
-                if let Some(job) = Job::new(&object, now) {
-                    self.jobs.insert(key.clone(), job);
-                }
-            }
-            Some(job) if object.uid().as_deref() == Some(&job.uid) => {
-                let news = job.absorb(&object, now);
-                if self.office.is_some() {
-                    let uid = job.uid.clone();
-                    self.tell_news(key, &uid, &news);
-                }
-            }
-            // Another object of that name: it waits until what the one before it started has ended.
-            Some(job) => {
-                job.successor = Some(object);
-                job.deleted = true;
-            }
-        }
-        self.advance(key);
-    }
-
-    fn gone(&mut self, key: &JobRef, uid: Option<&str>) {
-        if let Some(job) = self.jobs.get_mut(key)
-            && uid.is_none_or(|uid| uid == job.uid)
-        {
-            job.deleted = true;
-            self.advance(key);
-        }
-    }
-
     /// Takes the next step for a job, if nothing is under way for it.
     pub(super) fn advance(&mut self, key: &JobRef) {
         let Some(mut job) = self.jobs.remove(key) else { return };
@@ -499,19 +401,6 @@ impl Engine {
         self.set_alarms(&job);
         self.tell_gauges(&job);
         self.jobs.insert(key.clone(), job);
-    }
-
-    /// Ends what a deleted job has going on, and makes room for its successor.
-    fn bury(&mut self, key: &JobRef, mut job: Job) {
-        self.cancel_runs(&mut job);
-        if job.busy || !job.runs.is_empty() {
-            self.jobs.insert(key.clone(), job);
-            return;
-        }
-        self.observer.job_forgotten(key);
-        if let Some(successor) = job.successor.take() {
-            self.take_in(key, successor);
-        }
     }
 
     fn step(&mut self, job: &mut Job) {
@@ -548,71 +437,6 @@ impl Engine {
         }
     }
 
-    /// Catch-up starts are paced: after a take-over, everything that was missed would start at once.
-    fn write_when_it_is_its_turn(&mut self, job: &mut Job, write: Write, boot: BootTime) {
-        if write.catches_up {
-            let turn = *job.catch_up_at.get_or_insert_with(|| {
-                let turn = self.next_catch_up.max(boot);
-                self.next_catch_up = turn + self.catch_up_pause;
-                turn
-            });
-            if boot < turn {
-                return;
-            }
-        }
-        if matches!(write.kind, WriteKind::Intent { .. }) {
-            let now = self.now();
-            job.first_plan.get_or_insert(now);
-        }
-        let (uid, key, clock) = (job.uid.clone(), job.key.clone(), self.clock.clone());
-        let client = match (&self.office, write.kind.is_fact()) {
-            (_, true) => self.facts.clone(),
-            (Some(office), false) => office.gated.clone(),
-            (None, false) => return,
-        };
-        // The hand-over waits for the answer: a stored intent is then acted on and not left to the successor.
-        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
-        let Write { patch, kind, .. } = write;
-        self.begin(job, async move {
-            let answer = store::write(client, clock, key.clone(), patch).await;
-            Event::Wrote { job: key, uid, kind, answer, hold }
-        });
-    }
-
-    fn read(&mut self, job: &mut Job) {
-        let (client, clock) = (self.facts.clone(), self.clock.clone());
-        let (key, uid, floor) = (job.key.clone(), job.uid.clone(), job.version());
-        self.begin(job, async move {
-            let answer = store::read(client, clock, key.clone()).await;
-            Event::Read { job: key, uid, floor, answer }
-        });
-    }
-
-    fn begin(&mut self, job: &mut Job, request: impl Future<Output = Event> + Send + 'static) {
-        job.busy = true;
-        self.requests += 1;
-        self.doings.push(request.boxed());
-    }
-
-    /// A request has come back: another one may go.
-    pub(super) fn request_ended(&mut self) {
-        self.requests = self.requests.saturating_sub(1);
-        while self.requests < REQUESTS_MAX
-            && let Some(next) = self.queue.pop_front()
-        {
-            self.queued.remove(&next);
-            self.advance(&next);
-        }
-    }
-
-    /// Says no to a job for a while: its request came to nothing.
-    pub(super) fn set_back(&self, job: &mut Job) {
-        job.setbacks = job.setbacks.saturating_add(1);
-        // The first one is nobody's fault: an edit came in between. What was read then is acted on at once.
-        let wait = if job.setbacks > 1 { SETBACK_PAUSE.wait(job.setbacks, &*self.entropy) } else { Duration::ZERO };
-        job.pause_until = Some(self.clock.boot() + wait);
-    }
-
     fn set_alarms(&mut self, job: &Job) {
         let in_office = self.office.is_some() && self.planning == Planning::Open;
         let term = self.office.as_ref().map(|office| &office.name);
@@ -627,12 +451,6 @@ impl Engine {
         let wall = wall.filter(|_| pause.is_none() && !self.queued.contains(&job.key));
         let catch_up = job.catch_up_at.filter(|turn| *turn > boot);
         self.alarms.set(&job.key, wall, [pause, catch_up].into_iter().flatten().min());
-    }
-
-    pub(super) fn run_is_stored(&self, run_id: &str, job: &Job) -> Option<Run> {
-        let intent = job.status.as_ref()?.active.get(run_id)?.clone();
-        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
-        Some(Run { intent, state: RunState::Waiting, hold })
     }
 }
 

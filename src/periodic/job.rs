@@ -1,27 +1,29 @@
 //! One job as the scheduler knows it, and what is to be done about it next: the decision, without I/O.
 //!
-//! [`Job::next_step`] is asked whenever something has changed and no request for this job is under way: there is never
+//! [`Job::next_step`], in `step`, is asked whenever something has changed and no request for this job is under way: there is never
 //! more than one. It looks at the object as it was last read or written, and at the runs that are going on in this process.
 //! After an answer in doubt the object is read before anything else.
 
+mod step;
+
+pub use step::{Planning, Step, Surroundings, Write, WriteKind};
+
 use std::collections::BTreeMap;
 
-use json_patch::Patch;
 use kube::ResourceExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     compiled::{Compiled, timetable_of},
-    patch::{self, ActiveFence, PatchError},
-    plan::{self, Edit, Plan, PlanInput, Timetable},
-    record::{self, Blueprint, NextAttempt, Readiness, RunEnd, Writer},
-    run::{self, Recovery, Retry},
+    plan::Timetable,
+    record::RunEnd,
+    run::Retry,
 };
 use crate::{
     action::JobRef,
     api::{
-        ActiveRun, ConcurrencyPolicy, Condition, ConditionType, Counts, Disposition, Guarantee, Instant, Outcome,
-        PeriodicJob, PeriodicJobStatus, Planned, TRIGGER_ANNOTATION, TermRef,
+        ActiveRun, ConcurrencyPolicy, Condition, Counts, Disposition, Guarantee, Instant, Outcome, PeriodicJob,
+        PeriodicJobStatus, Planned, TRIGGER_ANNOTATION, TermRef,
     },
     clock::BootTime,
     election::Work,
@@ -114,94 +116,6 @@ pub enum Standoff {
     /// It was claimed by a term with a larger token than ours, or by another one with the same.
     TokenRegressed,
 }
-
-/// What surrounds a decision.
-#[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// The time of day for decisions.
-    pub now: Instant,
-    /// The latest time that it may be at the API server; none if that is not known.
-    pub latest: Option<Instant>,
-    /// The term in office; none on a standby.
-    pub term: Option<&'a TermRef>,
-    /// Which Lease owns what this scheduler runs.
-    pub controller: &'a str,
-    /// Whether new runs may be planned.
-    pub planning: Planning,
-    /// A name for the next write.
-    pub write_id: &'a str,
-}
-
-/// Whether new runs may be planned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planning {
-    /// They may.
-    Open,
-    /// The replica stops, or its clock is wrong: what is going on is brought to its end.
-    Closed,
-}
-
-/// What is to be done next.
-#[derive(Debug)]
-pub enum Step {
-    /// Nothing, until something changes or `wake` comes.
-    Rest,
-    /// Read the object.
-    Read,
-    /// Write its status.
-    Write(Box<Write>),
-    /// Nothing, and for a reason that people should know.
-    StandOff(Standoff),
-}
-
-/// A write to a job's status.
-#[derive(Debug)]
-pub struct Write {
-    /// What is sent.
-    pub patch: Patch,
-    /// What it is for.
-    pub kind: WriteKind,
-    /// Whether it starts a catch-up, which is paced.
-    pub catches_up: bool,
-}
-
-/// What a write is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteKind {
-    /// The first status.
-    First,
-    /// The claim for this term.
-    Claim,
-    /// Decided slots, and the runs that are to start.
-    Intent {
-        /// The run ids.
-        starts: Vec<String>,
-        /// Whether a trigger was refused.
-        trigger_refused: Option<String>,
-    },
-    /// The next attempt of a run, or the taking over of one.
-    Attempt(String),
-    /// A run of an earlier term ends without being tried again.
-    GiveUp(String, RunEnd),
-    /// A run has ended: a fact.
-    Finished(String),
-    /// An attempt was cut off: a fact.
-    LeftOpen(String),
-}
-
-impl WriteKind {
-    /// Whether it may be sent when no term is in office.
-    pub const fn is_fact(&self) -> bool {
-        matches!(self, Self::Finished(_) | Self::LeftOpen(_))
-    }
-}
-
-/// Under Forbid, slots that come due while a run is active start nothing: writing each of them would cost a fast job more
-/// requests than its runs do. What is not yet written when the run ends is decided then.
-const OVERLAPS_WRITTEN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// How many coming slots a status shows.
-const NEXT_SLOTS: usize = 3;
 
 impl Job {
     /// The job that `object` describes, seen at `now`. None for an object without a name, namespace or UID, which the API
@@ -330,237 +244,6 @@ impl Job {
         let schedule = self.compiled.timetable.schedule.as_ref().filter(|_| forbids)?;
         schedule.next_after(now.timestamp()).map(Instant::new)
     }
-
-    /// What is to be done next. Sets `wake`.
-    ///
-    /// # Errors
-    /// [`PatchError`], never for the types of this crate.
-    pub fn next_step(&mut self, around: &Surroundings<'_>) -> Result<Step, PatchError> {
-        self.wake = None;
-        if self.doubtful {
-            return Ok(Step::Read);
-        }
-        if self.deleted {
-            return Ok(Step::Rest);
-        }
-        if let Some(write) = self.fact(around)? {
-            return Ok(write);
-        }
-        let Some(term) = around.term.filter(|_| around.planning == Planning::Open) else { return Ok(Step::Rest) };
-        let writer = Writer { term, write_id: around.write_id, now: around.now };
-        let Some(status) = self.status.clone() else { return self.first_status(around, writer) };
-        if let Some(standoff) = standoff(&status, around.controller, term) {
-            return Ok(Step::StandOff(standoff));
-        }
-        if status.term != *term && (!status.active.is_empty() || self.is_due(&status, around.now)) {
-            let next = record::claimed(&status, writer);
-            return Ok(Step::write(patch::claim(&self.uid, &status, &next)?, WriteKind::Claim));
-        }
-        if let Some(write) = self.settle(&status, around.latest, writer)? {
-            return Ok(write);
-        }
-        self.adopt_own(&status, term);
-        if let Some(write) = self.next_attempt(&status, writer)? {
-            return Ok(write);
-        }
-        self.plan(&status, writer)
-    }
-
-    fn fact(&mut self, around: &Surroundings<'_>) -> Result<Option<Step>, PatchError> {
-        let Some(status) = &self.status else { return Ok(None) };
-        // What is no longer stored as this process stored it has been settled by somebody else: the fact is void.
-        self.runs.retain(|id, run| {
-            let acting = matches!(run.state, RunState::Acting(_));
-            acting || status.active.get(id).is_some_and(|stored| is_same_attempt(stored, &run.intent))
-        });
-        for (id, run) in &self.runs {
-            let (limits, write_id) = (self.compiled.limits, around.write_id);
-            let (next, kind) = match &run.state {
-                RunState::Finished(end) => {
-                    (record::ended(status, id, end, limits, write_id), WriteKind::Finished(id.clone()))
-                }
-                RunState::LeftOpen(end) => {
-                    (record::interrupted(status, id, end, limits, write_id), WriteKind::LeftOpen(id.clone()))
-                }
-                _ => continue,
-            };
-            return Ok(Some(Step::write(patch::result(&self.uid, status, &next, id)?, kind)));
-        }
-        Ok(None)
-    }
-
-    fn first_status(&self, around: &Surroundings<'_>, writer: Writer<'_>) -> Result<Step, PatchError> {
-        let mut status = record::initial(around.controller, self.created, writer, &self.compiled.readiness);
-        let generation = self.compiled.planned.generation;
-        record::set_ready(&mut status, &self.compiled.readiness, generation, writer.now);
-        status.planned = Some(self.compiled.planned.clone());
-        status.next_slots = next_slots(&self.compiled.timetable, status.mark.max(writer.now));
-        let patch = patch::first_status(&self.uid, &self.resource_version, &status)?;
-        Ok(Step::write(patch, WriteKind::First))
-    }
-
-    /// Whether a slot may have come due.
-    fn is_due(&self, status: &PeriodicJobStatus, now: Instant) -> bool {
-        let timetable = self.stored.as_ref().map_or(&self.compiled.timetable, |(_, timetable)| timetable);
-        let next = timetable.schedule.as_ref().and_then(|schedule| schedule.next_after(status.mark.timestamp()));
-        next.is_some_and(|next| Instant::new(next) <= now)
-    }
-
-    /// An intent of an earlier term is settled by the job's guarantee.
-    fn settle(
-        &self,
-        status: &PeriodicJobStatus,
-        latest: Option<Instant>,
-        writer: Writer<'_>,
-    ) -> Result<Option<Step>, PatchError> {
-        let is_left = |run: &ActiveRun| run.term != *writer.term || run.ended_at.is_some();
-        let mut left = status.active.iter().filter(|(id, run)| is_left(run) && !self.runs.contains_key(*id));
-        let Some((id, run)) = left.next() else { return Ok(None) };
-        let generation = self.compiled.planned.generation;
-        let (next, kind) = match run::recovery(run, generation, &self.compiled.policy, writer.now, latest) {
-            Recovery::GiveUp(end) => {
-                let next = record::ended(status, id, &end, self.compiled.limits, writer.write_id);
-                let patch = patch::result(&self.uid, status, &next, id)?;
-                return Ok(Some(Step::write(patch, WriteKind::GiveUp(id.clone(), end))));
-            }
-            // A spec that is not valid cannot be run: the run waits for one that is.
-            Recovery::TryAgain(_) if self.compiled.action.is_none() => return Ok(None),
-            Recovery::TryAgain(attempt) => {
-                (record::next_attempt(status, id, &attempt, writer), WriteKind::Attempt(id.clone()))
-            }
-            Recovery::TakeOver => (record::taken_over(status, id, writer), WriteKind::Attempt(id.clone())),
-        };
-        let patch = patch::attempt(&self.uid, generation, status, &next, id)?;
-        Ok(Some(Step::write(patch, kind)))
-    }
-
-    /// An intent of this term that nobody is acting on was stored by a write whose answer was lost.
-    fn adopt_own(&mut self, status: &PeriodicJobStatus, term: &TermRef) {
-        for (id, run) in status.active.iter().filter(|(_, run)| run.term == *term && run.ended_at.is_none()) {
-            self.runs.entry(id.clone()).or_insert_with(|| Run {
-                intent: run.clone(),
-                state: RunState::Waiting,
-                hold: None,
-            });
-        }
-    }
-
-    fn next_attempt(&self, status: &PeriodicJobStatus, writer: Writer<'_>) -> Result<Option<Step>, PatchError> {
-        let generation = self.compiled.planned.generation;
-        for (id, run) in &self.runs {
-            let RunState::Failed(retry) = &run.state else { continue };
-            let attempt = NextAttempt {
-                generation,
-                not_before: retry.not_before,
-                timeout: self.compiled.policy.timeout,
-                wait_bound: Some(retry.bound),
-                last_failure: retry.message.clone(),
-                recovers: false,
-            };
-            let next = record::next_attempt(status, id, &attempt, writer);
-            let patch = patch::attempt(&self.uid, generation, status, &next, id)?;
-            return Ok(Some(Step::write(patch, WriteKind::Attempt(id.clone()))));
-        }
-        Ok(None)
-    }
-
-    fn plan(&mut self, status: &PeriodicJobStatus, writer: Writer<'_>) -> Result<Step, PatchError> {
-        let trigger = self.trigger.clone().filter(|trigger| Some(trigger) != status.last_trigger.as_ref());
-        let plan = self.make_plan(status, writer.now, trigger.is_some());
-        self.wake = plan.wake;
-        let nothing_new = plan.is_empty() && !ready_differs(status, &self.compiled.readiness);
-        if nothing_new || self.overlaps_can_wait(&plan, writer.now) {
-            self.first_plan.get_or_insert(writer.now);
-            return Ok(Step::Rest);
-        }
-        let readiness = &self.compiled.readiness;
-        let blueprint = Blueprint {
-            uid: &self.uid,
-            planned: &self.compiled.planned,
-            timeout: self.compiled.policy.timeout,
-            active_deadline: self.compiled.active_deadline,
-            trigger: trigger.as_deref(),
-        };
-        let (mut next, starts) = record::planned(status, &plan, blueprint, writer);
-        if ready_differs(status, readiness) || plan.adopts_edit {
-            record::set_ready(&mut next, readiness, self.compiled.planned.generation, writer.now);
-        }
-        next.next_slots = next_slots(&self.compiled.timetable, next.mark.max(writer.now));
-        let forbids = self.compiled.rules.concurrency == ConcurrencyPolicy::Forbid;
-        let fence = if forbids && !starts.is_empty() { ActiveFence::MustBeEmpty } else { ActiveFence::MayHoldRuns };
-        let generation = self.compiled.planned.generation;
-        let patch = patch::intent(&self.uid, generation, status, &next, fence)?;
-        let refused = (plan.trigger == Some(plan::Trigger::Refused)).then_some(trigger).flatten();
-        let kind = WriteKind::Intent { starts, trigger_refused: refused };
-        Ok(Step::Write(Box::new(Write { patch, kind, catches_up: plan.catches_up })))
-    }
-
-    fn make_plan(&self, status: &PeriodicJobStatus, now: Instant, triggered: bool) -> Plan {
-        let is_current = status.planned.as_ref() == Some(&self.compiled.planned);
-        let before = self.stored.as_ref().map(|(_, timetable)| timetable);
-        plan::plan(&PlanInput {
-            now,
-            mark: status.mark,
-            first_plan: self.first_plan.unwrap_or(now),
-            timetable: &self.compiled.timetable,
-            edit: (!is_current).then_some(Edit { before, seen: self.edit_seen.min(now) }),
-            rules: &self.compiled.rules,
-            active: status.active.len(),
-            occupied_until: self.occupied_until,
-            triggered,
-        })
-    }
-
-    fn overlaps_can_wait(&mut self, plan: &Plan, now: Instant) -> bool {
-        let only_overlaps = !plan.decided.is_empty()
-            && plan.trigger.is_none()
-            && !plan.adopts_edit
-            && self.compiled.rules.concurrency == ConcurrencyPolicy::Forbid
-            && plan.decided.iter().all(|range| range.reason == Disposition::Overlap);
-        if !only_overlaps {
-            return false;
-        }
-        let write_at = *self.overlaps_written.get_or_insert(now);
-        let write_at = write_at.plus(OVERLAPS_WRITTEN_EVERY);
-        if now < write_at {
-            // The next slot may be due before that, and is to start on time if the run has ended by then.
-            self.wake = Some(self.wake.map_or(write_at, |wake| wake.min(write_at)));
-            return true;
-        }
-        self.overlaps_written = Some(now);
-        false
-    }
-}
-
-impl Step {
-    fn write(patch: Patch, kind: WriteKind) -> Self {
-        Self::Write(Box::new(Write { patch, kind, catches_up: false }))
-    }
-}
-
-fn standoff(status: &PeriodicJobStatus, controller: &str, term: &TermRef) -> Option<Standoff> {
-    if status.controller != controller {
-        return Some(Standoff::Foreign);
-    }
-    let same_token = status.term.token == term.token && status.term.nonce != term.nonce;
-    (status.term.token > term.token || same_token).then_some(Standoff::TokenRegressed)
-}
-
-fn is_same_attempt(stored: &ActiveRun, own: &ActiveRun) -> bool {
-    stored.term == own.term && stored.attempt == own.attempt && stored.ended_at.is_none()
-}
-
-fn ready_differs(status: &PeriodicJobStatus, readiness: &Readiness) -> bool {
-    let ready = status.conditions.iter().find(|condition| condition.kind == ConditionType::Ready);
-    ready.is_none_or(|ready| {
-        ready.status != readiness.ready || ready.reason != readiness.reason || ready.message != readiness.message
-    })
-}
-
-fn next_slots(timetable: &Timetable, after: Instant) -> Vec<Instant> {
-    let Some(schedule) = timetable.schedule.as_ref().filter(|_| !timetable.suspend) else { return Vec::new() };
-    let slots = std::iter::successors(schedule.next_after(after.timestamp()), |slot| schedule.next_after(*slot));
-    slots.take(NEXT_SLOTS).map(Instant::new).collect()
 }
 
 fn version_of(object: &PeriodicJob) -> u64 {

@@ -1,0 +1,368 @@
+//! The loop around the machine: sends what it decides, tells it what came back, and publishes the standing.
+//!
+//! The loop never ends but by shutdown. A request goes on when its try has run out of time, for a late answer still
+//! counts; it is given up after one lease duration, when it can no longer help.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, api::PostParams};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::{
+    super::{
+        guard::{Office, Term},
+        leadership::Standing,
+        machine::{Action, Contention, Event, Lost, Machine, ReadOutcome, Tenure, WriteOutcome},
+        observer::ElectorObserver,
+        record::Record,
+        timing::Timing,
+        watchdog::Post,
+    },
+    ElectorReport, Released,
+};
+use crate::{
+    clock::{self, BootTime, SharedClock},
+    explain::explain_answer,
+};
+
+/// The release has at least this long to be settled after the work has ended.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// The loop takes a turn at least this often, so that a stuck one can be told from an idle one.
+const TURN_MAX: Duration = Duration::from_secs(5);
+
+pub(super) struct Loop {
+    pub(super) machine: Machine,
+    pub(super) lease: String,
+    pub(super) leases: Api<Lease>,
+    pub(super) name: String,
+    pub(super) timing: Timing,
+    pub(super) clock: SharedClock,
+    pub(super) observer: Arc<dyn ElectorObserver>,
+    pub(super) office: Option<Arc<Office>>,
+    /// The newest term, in office or not.
+    pub(super) last_office: Option<Arc<Office>>,
+    /// Whether the end of the work of the term in office is already being waited for.
+    pub(super) drain_awaited: bool,
+    pub(super) post: Arc<Post>,
+    pub(super) watch_anew: Arc<Notify>,
+    pub(super) standing: watch::Sender<Standing>,
+    pub(super) report: watch::Sender<ElectorReport>,
+    /// Bounded: the machine starts at most one request per try, a try takes at least
+    /// [`super::timing::TRY_DEADLINE_MIN`], and each is given up after one lease duration.
+    pub(super) requests: FuturesUnordered<BoxFuture<'static, News>>,
+}
+
+/// What one of the loop's own futures brings.
+pub(super) enum News {
+    Answer { event: Box<Event>, took: Duration, error: Option<String> },
+    OfficeEnded(Arc<Office>),
+    WorkEnded,
+    Drained(Arc<Office>),
+}
+
+enum Turn {
+    News(News),
+    Watched(Event),
+    Contend(Contention),
+    Release,
+    DrainOver,
+    GiveUp,
+    Tick,
+}
+
+impl Loop {
+    pub(super) async fn run(
+        mut self,
+        mut watched: mpsc::Receiver<Event>,
+        mut contention: watch::Receiver<Contention>,
+        mut release: watch::Receiver<Option<BootTime>>,
+        done: oneshot::Sender<Released>,
+    ) {
+        let mut retired = self.step(Event::Tick);
+        let mut drain_until: Option<BootTime> = None;
+        let mut give_up_at: Option<BootTime> = None;
+        let mut release_closed = false;
+        while !retired {
+            let now = self.clock.boot();
+            let wake = self.machine.next_wake().map_or(now + TURN_MAX, |at| at.min(now + TURN_MAX));
+            let turn = tokio::select! {
+                biased;
+                // Asked for even when the elector is gone: what it said last may not have been seen yet.
+                changed = release.changed(), if !release_closed => {
+                    if changed.is_err() {
+                        release_closed = true;
+                        continue;
+                    }
+                    Turn::Release
+                }
+                Some(news) = self.requests.next(), if !self.requests.is_empty() => Turn::News(news),
+                Some(event) = watched.recv() => Turn::Watched(event),
+                Ok(()) = contention.changed() => Turn::Contend(*contention.borrow_and_update()),
+                () = until(&self.clock, give_up_at) => Turn::GiveUp,
+                () = until(&self.clock, drain_until) => Turn::DrainOver,
+                () = self.clock.sleep_until(wake) => Turn::Tick,
+            };
+            let event = match turn {
+                Turn::News(news) => self.hear(news),
+                Turn::Watched(event) => Some(event),
+                Turn::Contend(contention) => Some(Event::Contend(contention)),
+                Turn::Release => {
+                    let deadline = release.borrow_and_update().unwrap_or_default();
+                    drain_until = Some(deadline);
+                    give_up_at = Some(deadline.max(self.clock.boot()) + self.settle_max());
+                    Some(Event::Stop)
+                }
+                Turn::DrainOver => {
+                    drain_until = None;
+                    Some(Event::Drained)
+                }
+                Turn::GiveUp => break,
+                Turn::Tick => Some(Event::Tick),
+            };
+            if let Some(event) = event {
+                retired = self.step(event);
+            }
+        }
+        self.revoke(Lost::Released);
+        self.standing.send_replace(Standing::Stopped);
+        let released = if retired { Released::Free } else { Released::Unsettled };
+        // Nobody has to wait for the answer; but the watchdog has to stay until gated work has ended.
+        if done.send(released).is_err() {
+            tracing::debug!("Nobody waits for the release");
+        }
+        drop(self.requests);
+        if let Some(office) = self.last_office {
+            office.wait_until(Office::gated_work_has_ended).await;
+        }
+    }
+
+    fn settle_max(&self) -> Duration {
+        SETTLE_MAX.min(self.timing.calm_deadline() * 2).max(Duration::from_millis(500))
+    }
+
+    /// Lets the machine decide, and does what it says. True when there is nothing left to do.
+    fn step(&mut self, event: Event) -> bool {
+        let now = self.clock.boot();
+        let actions = self.machine.step(event, now, self.clock.wall());
+        let mut retired = false;
+        for action in actions {
+            match action {
+                Action::Read { id } => self.read(id),
+                Action::Create { write, lease } => self.write(write, *lease, WriteVerb::Create, now),
+                Action::Replace { write, lease } => self.write(write, *lease, WriteVerb::Replace, now),
+                Action::Lead(tenure) => self.lead(tenure),
+                Action::Extend { valid_until, lease_end } => {
+                    if let Some(office) = &self.office {
+                        office.extend(valid_until, lease_end);
+                    }
+                }
+                Action::Revoke(lost) => self.revoke(lost),
+                Action::WatchAnew => {
+                    tracing::info!(lease = %self.lease, "The watch of the Lease has missed a change: it is opened anew");
+                    self.watch_anew.notify_one();
+                }
+                Action::Retire => retired = true,
+            }
+        }
+        if self.machine.wants_drain()
+            && !self.drain_awaited
+            && let Some(office) = self.office.clone()
+        {
+            self.drain_awaited = true;
+            let waiting = async move {
+                office.wait_until(Office::is_idle).await;
+                News::Drained(office)
+            };
+            self.requests.push(waiting.boxed());
+        }
+        self.tell(now);
+        retired
+    }
+
+    fn lead(&mut self, tenure: Tenure) {
+        let Tenure { token, nonce, valid_until, lease_end } = tenure;
+        let office = Office::open(self.lease.clone(), token, nonce, self.clock.clone(), valid_until, lease_end);
+        self.post.put(Some(office.clone()));
+        self.office = Some(office.clone());
+        self.last_office = Some(office.clone());
+        self.drain_awaited = false;
+        tracing::info!(lease = %self.lease, token, "Took office");
+        self.observer.term_began(token);
+        self.report.send_modify(|report| report.since = self.clock.boot());
+        self.standing.send_replace(Standing::Leading(Term::new(office.clone())));
+        let waiting = async move {
+            office.ended().await;
+            News::OfficeEnded(office)
+        };
+        self.requests.push(waiting.boxed());
+    }
+
+    fn revoke(&mut self, lost: Lost) {
+        let Some(office) = self.office.take() else { return };
+        office.revoke();
+        tracing::info!(lease = %self.lease, reason = lost.reason(), "Left office");
+        self.observer.term_ended(lost);
+        self.report.send_modify(|report| {
+            report.since = self.clock.boot();
+            report.last_lost = Some(lost);
+        });
+        self.standing.send_replace(Standing::Standby);
+        let waiting = async move {
+            office.wait_until(Office::gated_work_has_ended).await;
+            News::WorkEnded
+        };
+        self.requests.push(waiting.boxed());
+    }
+
+    /// What a future of the loop brought, as an event for the machine.
+    fn hear(&mut self, news: News) -> Option<Event> {
+        let in_office = |office: &Arc<Office>| self.office.as_ref().is_some_and(|current| Arc::ptr_eq(current, office));
+        match news {
+            News::OfficeEnded(office) => in_office(&office).then_some(Event::Ended),
+            News::Drained(office) if in_office(&office) => {
+                if self.machine.wants_drain() {
+                    return Some(Event::Drained);
+                }
+                // It was wanted, and no longer is: should it be again, it is to be waited for anew.
+                self.drain_awaited = false;
+                None
+            }
+            News::Drained(_) => None,
+            News::WorkEnded => {
+                // The watchdog looks after the term until its work has ended.
+                if self.office.is_none() {
+                    self.post.put(None);
+                }
+                Some(Event::WorkEnded)
+            }
+            News::Answer { event, took, error } => {
+                if matches!(*event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
+                    self.observer.write_confirmed(took);
+                }
+                self.note_error(error);
+                Some(*event)
+            }
+        }
+    }
+
+    /// Logs the change between reachable and not, once each.
+    fn note_error(&self, error: Option<String>) {
+        let known = self.report.borrow().last_error.clone();
+        match (&known, &error) {
+            (None, Some(error)) => {
+                tracing::warn!(lease = %self.lease, %error, "The API server does not serve the Lease");
+            }
+            (Some(_), None) => {
+                tracing::info!(lease = %self.lease, "The API server serves the Lease again");
+            }
+            _ => {}
+        }
+        if known != error || (error.is_none() && !self.report.borrow().served) {
+            self.report.send_modify(|report| {
+                report.served |= error.is_none();
+                report.last_error = error;
+            });
+        }
+    }
+
+    fn tell(&self, now: BootTime) {
+        let holder = self.machine.holder().map(|holder| holder.as_str().to_owned());
+        let valid_until = self.office.as_ref().map(|office| office.valid_until());
+        self.report.send_modify(|report| {
+            report.holder = holder;
+            report.valid_until = valid_until;
+            report.last_turn = now;
+        });
+    }
+
+    fn read(&self, id: u64) {
+        let (leases, name) = (self.leases.clone(), self.name.clone());
+        self.request(async move { leases.get_opt(&name).await }, move |answer| match answer {
+            Ok(Some(lease)) => match Record::read(lease) {
+                Ok(record) => (Event::Read { id, outcome: ReadOutcome::Found(record) }, None),
+                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error.to_string())),
+            },
+            Ok(None) => (Event::Read { id, outcome: ReadOutcome::Absent }, None),
+            Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error)),
+        });
+    }
+
+    fn write(&self, write: u64, lease: Lease, verb: WriteVerb, sent: BootTime) {
+        tracing::debug!(lease = %self.lease, write, ?verb, ?sent, "Writing the Lease");
+        let (leases, name) = (self.leases.clone(), self.name.clone());
+        let params = PostParams { field_manager: Some("tenure".to_owned()), ..PostParams::default() };
+        let request = async move {
+            match verb {
+                WriteVerb::Create => leases.create(&params, &lease).await,
+                WriteVerb::Replace => leases.replace(&name, &params, &lease).await,
+            }
+            .map(Ok)
+            .or_else(|error| refusal(error).map(Err))
+        };
+        self.request(request, move |answer| {
+            let (outcome, error) = match answer {
+                Ok(Ok(lease)) => match Record::read(lease) {
+                    Ok(record) => (WriteOutcome::Stored(record), None),
+                    Err(error) => (WriteOutcome::Unclear, Some(error.to_string())),
+                },
+                Ok(Err(Refusal::Conflict)) => (WriteOutcome::Conflict, None),
+                Ok(Err(Refusal::Refused(message))) => (WriteOutcome::Refused, Some(message)),
+                Err(message) => (WriteOutcome::Unclear, Some(message)),
+            };
+            (Event::Answered { write, outcome }, error)
+        });
+    }
+
+    /// Sends a request of the loop, and gives it up after one lease duration.
+    fn request<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, kube::Error>> + Send + 'static,
+        interpret: impl FnOnce(Result<T, String>) -> (Event, Option<String>) + Send + 'static,
+    ) {
+        let (clock, patience) = (self.clock.clone(), self.timing.lease());
+        let answering = async move {
+            let sent = clock.boot();
+            let answer = match clock::timeout(&*clock, patience, request).await {
+                Ok(answer) => answer.map_err(|error| explain_answer(&error)),
+                Err(elapsed) => Err(elapsed.to_string()),
+            };
+            let (event, error) = interpret(answer);
+            News::Answer { event: Box::new(event), took: clock.boot() - sent, error }
+        };
+        self.requests.push(answering.boxed());
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum WriteVerb {
+    Create,
+    Replace,
+}
+
+/// An answer that says for certain that nothing was stored.
+enum Refusal {
+    Conflict,
+    Refused(String),
+}
+
+/// A status from 400 to 499 means that nothing was stored, except 408, which only says that time ran out. Everything else
+/// may have been stored.
+fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => Ok(Refusal::Conflict),
+        kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
+            Ok(Refusal::Refused(status.message.clone()))
+        }
+        other => Err(other),
+    }
+}
+
+async fn until(clock: &SharedClock, at: Option<BootTime>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

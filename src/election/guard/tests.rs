@@ -1,0 +1,116 @@
+//! The verdicts of the guard, of the gate and of the watchdog.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::*;
+use crate::clock::{Clock, RATE_ONE, SimulatedClock};
+
+const VALID: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(11);
+
+fn office(clock: &Arc<SimulatedClock>) -> Arc<Office> {
+    let shared: SharedClock = clock.clone();
+    let now = shared.boot();
+    Office::open("ns/lease".into(), 7, "n".into(), shared, now + VALID, now + LEASE)
+}
+
+fn clock() -> Arc<SimulatedClock> {
+    SimulatedClock::new(Timestamp::UNIX_EPOCH, RATE_ONE, SignedDuration::ZERO)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_guard_says_no_at_the_end_of_validity_though_nobody_has_looked() {
+    let clock = clock();
+    let term = Term::new(office(&clock));
+    assert_eq!(term.check(), Ok(()));
+    clock.sleep_until(clock.boot() + VALID).await;
+    assert_eq!(term.check(), Err(TermEnded));
+    assert_eq!(term.run(async {}).await, Err(TermEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_that_has_ended_cannot_be_extended() {
+    let clock = clock();
+    let office = office(&clock);
+    office.revoke();
+    office.extend(clock.boot() + VALID * 2, clock.boot() + LEASE * 2);
+    assert_eq!(office.check(), Err(TermEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_confirmation_does_not_shorten_a_term() {
+    let clock = clock();
+    let office = office(&clock);
+    let until = office.valid_until();
+    office.extend(clock.boot() + Duration::from_secs(1), clock.boot() + Duration::from_secs(2));
+    assert_eq!(office.valid_until(), until);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_dropped_when_the_watchdog_sees_the_end() {
+    let clock = clock();
+    let office = office(&clock);
+    let term = Term::new(office.clone());
+    let running = term.run(std::future::pending::<()>());
+    tokio::pin!(running);
+    assert!(running.as_mut().now_or_never().is_none());
+    clock.sleep_until(clock.boot() + VALID).await;
+    assert!(matches!(office.look(clock.boot()), Verdict::Revoked(_)));
+    assert_eq!(running.as_mut().now_or_never(), Some(Err(TermEnded)), "dropped at once");
+    assert!(office.gated_work_has_ended());
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_does_not_end_by_the_end_of_the_lease_aborts_the_process() {
+    let clock = clock();
+    let office = office(&clock);
+    let _stuck = office.enter(WorkKind::Gated).expect("the term is valid");
+    let start = clock.boot();
+    assert!(matches!(office.look(start + VALID), Verdict::Revoked(_)));
+    assert!(matches!(office.look((start + LEASE).saturating_sub(Duration::from_millis(1))), Verdict::Revoked(_)));
+    assert_eq!(office.look(start + LEASE), Verdict::Abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thawed_process_gets_its_grace_from_the_first_look() {
+    let clock = clock();
+    let office = office(&clock);
+    let _stuck = office.enter(WorkKind::Gated).expect("the term is valid");
+    let thaw = clock.boot() + LEASE * 5;
+    assert!(matches!(office.look(thaw), Verdict::Revoked(_)));
+    assert!(matches!(office.look(thaw + ABORT_GRACE / 2), Verdict::Revoked(_)));
+    assert_eq!(office.look(thaw + ABORT_GRACE), Verdict::Abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watchdog_does_not_spin_on_a_term_that_has_ended() {
+    let clock = clock();
+    let office = office(&clock);
+    let late = clock.boot() + LEASE * 2;
+    for now in [late, late + ABORT_GRACE, late + LEASE] {
+        let Verdict::Revoked(again) = office.look(now) else { panic!("it has ended, and no work is left") };
+        assert!(again > now, "{again:?} is not after {now:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_tick_never_aborts_the_process() {
+    let clock = clock();
+    let office = office(&clock);
+    let _tick = Term::new(office.clone()).hold().expect("the term is valid");
+    assert!(matches!(office.look(clock.boot() + LEASE * 2), Verdict::Revoked(_)));
+    assert!(matches!(office.look(clock.boot() + LEASE * 3), Verdict::Revoked(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_lets_nothing_through_after_the_end() {
+    use tower::{Layer, ServiceExt};
+    let clock = clock();
+    let term = Term::new(office(&clock));
+    let echo = tower::service_fn(|text: &'static str| async move { Ok::<_, std::io::Error>(text) });
+    let gated = GateLayer::new(term.guard()).layer(echo);
+    assert_eq!(gated.clone().oneshot("in").await.expect("the term is valid"), "in");
+    term.office().revoke();
+    let refused = gated.oneshot("out").await.expect_err("the term has ended");
+    assert!(refused.is::<TermEnded>());
+}

@@ -1,0 +1,90 @@
+//! What goes out to the API server: one request per job at a time, so many in all, and after a failure with a pause.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::{
+    super::{
+        job::{Job, Run, RunState, Write, WriteKind},
+        store,
+    },
+    Engine, Event, REQUESTS_MAX,
+};
+use crate::{backoff::Backoff, clock::BootTime};
+
+/// The pause after a request that came to nothing.
+const SETBACK_PAUSE: Backoff = Backoff { initial: Duration::from_millis(25), max: Duration::from_secs(5) };
+
+impl Engine {
+    /// Catch-up starts are paced: after a take-over, everything that was missed would start at once.
+    pub(super) fn write_when_it_is_its_turn(&mut self, job: &mut Job, write: Write, boot: BootTime) {
+        if write.catches_up {
+            let turn = *job.catch_up_at.get_or_insert_with(|| {
+                let turn = self.next_catch_up.max(boot);
+                self.next_catch_up = turn + self.catch_up_pause;
+                turn
+            });
+            if boot < turn {
+                return;
+            }
+        }
+        if matches!(write.kind, WriteKind::Intent { .. }) {
+            let now = self.now();
+            job.first_plan.get_or_insert(now);
+        }
+        let (uid, key, clock) = (job.uid.clone(), job.key.clone(), self.clock.clone());
+        let client = match (&self.office, write.kind.is_fact()) {
+            (_, true) => self.facts.clone(),
+            (Some(office), false) => office.gated.clone(),
+            (None, false) => return,
+        };
+        // The hand-over waits for the answer: a stored intent is then acted on and not left to the successor.
+        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
+        let Write { patch, kind, .. } = write;
+        self.begin(job, async move {
+            let answer = store::write(client, clock, key.clone(), patch).await;
+            Event::Wrote { job: key, uid, kind, answer, hold }
+        });
+    }
+
+    pub(super) fn read(&mut self, job: &mut Job) {
+        let (client, clock) = (self.facts.clone(), self.clock.clone());
+        let (key, uid, floor) = (job.key.clone(), job.uid.clone(), job.version());
+        self.begin(job, async move {
+            let answer = store::read(client, clock, key.clone()).await;
+            Event::Read { job: key, uid, floor, answer }
+        });
+    }
+
+    fn begin(&mut self, job: &mut Job, request: impl Future<Output = Event> + Send + 'static) {
+        job.busy = true;
+        self.requests += 1;
+        self.doings.push(request.boxed());
+    }
+
+    /// A request has come back: another one may go.
+    pub(in super::super) fn request_ended(&mut self) {
+        self.requests = self.requests.saturating_sub(1);
+        while self.requests < REQUESTS_MAX
+            && let Some(next) = self.queue.pop_front()
+        {
+            self.queued.remove(&next);
+            self.advance(&next);
+        }
+    }
+
+    /// Says no to a job for a while: its request came to nothing.
+    pub(in super::super) fn set_back(&self, job: &mut Job) {
+        job.setbacks = job.setbacks.saturating_add(1);
+        // The first one is nobody's fault: an edit came in between. What was read then is acted on at once.
+        let wait = if job.setbacks > 1 { SETBACK_PAUSE.wait(job.setbacks, &*self.entropy) } else { Duration::ZERO };
+        job.pause_until = Some(self.clock.boot() + wait);
+    }
+
+    pub(in super::super) fn run_is_stored(&self, run_id: &str, job: &Job) -> Option<Run> {
+        let intent = job.status.as_ref()?.active.get(run_id)?.clone();
+        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
+        Some(Run { intent, state: RunState::Waiting, hold })
+    }
+}
