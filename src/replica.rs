@@ -214,6 +214,7 @@ impl Replica {
             .lease_duration(settings.election.lease_duration)
             .retry_period(settings.election.retry_period)
             .stop_margin(settings.election.stop_margin)
+            .foreign_grace(settings.election.foreign_grace)
             .clock(clock.clone())
             .entropy(entropy.clone())
             .tasks(tasks.clone())

@@ -93,6 +93,16 @@ pub struct ElectionSettings {
     )]
     pub stop_margin: Duration,
 
+    /// Time that a holder of another make, such as client-go, gets after its expiry and after its release
+    #[arg(
+        long = "foreign-grace",
+        env = "TENURE_FOREIGN_GRACE",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = duration
+    )]
+    pub foreign_grace: Duration,
+
     /// Name of the Lease that the replicas contend for
     #[arg(
         long = "leader-elect-resource-name",

@@ -107,6 +107,12 @@ impl ElectorBuilder {
         self
     }
 
+    /// What a holder that is not Tenure's gets after its expiry and after its release: 5 s unless told otherwise.
+    pub fn foreign_grace(mut self, grace: Duration) -> Self {
+        self.timing.foreign_grace = grace;
+        self
+    }
+
     /// Another clock, for tests.
     pub fn clock(mut self, clock: SharedClock) -> Self {
         self.clock = clock;

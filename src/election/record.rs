@@ -75,6 +75,12 @@ impl Holder {
         self.0.rsplit_once('_').map_or(self.0.as_str(), |(_, nonce)| nonce)
     }
 
+    /// Whether the name is not of the shape that Tenure gives: another client holds the Lease. client-go's names have one
+    /// underscore, and a pod's name has none.
+    pub fn is_foreign(&self) -> bool {
+        self.0.matches('_').count() < 2
+    }
+
     /// As `holderIdentity` shows it.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -46,6 +46,7 @@ pub struct Timing {
     lease: Duration,
     validity: Duration,
     retry_period: Duration,
+    foreign_grace: Duration,
 }
 
 /// Times as they were asked for.
@@ -59,6 +60,9 @@ pub struct TimingRequest {
     pub retry_period: Duration,
     /// The time in which running gated work has really ended.
     pub stop_margin: Duration,
+    /// What a holder that is not Tenure's gets besides, after its expiry and after its release: client-go's elector may work
+    /// until 17 s after its last write of a lease of 15 s, and cancels its work only after it has released.
+    pub foreign_grace: Duration,
 }
 
 /// Times that cannot be safe, or under which nobody could stay in office.
@@ -76,6 +80,9 @@ pub enum TimingError {
         /// What it contradicts.
         lease_duration: Duration,
     },
+    /// Nobody would ever take over.
+    #[error("foreign grace {0:?}: expected at most 24h")]
+    ForeignGrace(Duration),
     /// A later end would overlap a successor.
     #[error(
         "renew deadline {renew_deadline:?} is unsafe with lease duration {lease_duration:?}: with clocks that run wrong by \
@@ -114,6 +121,7 @@ impl Default for TimingRequest {
             renew_deadline: None,
             retry_period: Duration::from_secs(2),
             stop_margin: Duration::from_secs(1),
+            foreign_grace: Duration::from_secs(5),
         }
     }
 }
@@ -124,7 +132,10 @@ impl Timing {
     /// # Errors
     /// [`TimingError`], naming the two settings that contradict each other.
     pub fn new(request: TimingRequest) -> Result<Self, TimingError> {
-        let TimingRequest { lease_duration, renew_deadline, retry_period, stop_margin } = request;
+        let TimingRequest { lease_duration, renew_deadline, retry_period, stop_margin, foreign_grace } = request;
+        if foreign_grace > LEASE_DURATION_MAX {
+            return Err(TimingError::ForeignGrace(foreign_grace));
+        }
         if lease_duration.is_zero() || lease_duration.subsec_nanos() != 0 || lease_duration > LEASE_DURATION_MAX {
             return Err(TimingError::LeaseDuration(lease_duration));
         }
@@ -143,7 +154,7 @@ impl Timing {
             );
             return Err(TimingError::NotLive { cause, validity, lease_duration });
         }
-        Ok(Self { lease: lease_duration, validity, retry_period })
+        Ok(Self { lease: lease_duration, validity, retry_period, foreign_grace })
     }
 
     /// L: what is written in the Lease.
@@ -202,6 +213,11 @@ impl Timing {
     /// The pause after a failed try when no term is at stake.
     pub fn retry_period(&self) -> Duration {
         self.retry_period
+    }
+
+    /// What a holder that is not Tenure's gets besides its lease, and after its release.
+    pub fn foreign_grace(&self) -> Duration {
+        self.foreign_grace
     }
 
     /// By how much the replica of this rank lets others go first after an expiry.

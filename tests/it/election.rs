@@ -14,6 +14,7 @@ use crate::support::lab::{Drift, LEASE, Lab, NAMESPACE, Replica};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE_DURATION: Duration = Duration::from_secs(15);
+const FOREIGN_GRACE: Duration = Duration::from_secs(5);
 
 async fn three(lab: &Lab) -> Vec<Replica> {
     let first = lab.first_replica("replica-0");
@@ -229,7 +230,32 @@ async fn a_leader_whose_lease_was_edited_leaves_office_at_once() {
     let edit = Patch::Merge(json!({"spec": {"holderIdentity": "bob"}}));
     lab.leases().patch(LEASE, &PatchParams::default(), &edit).await.expect("it is there");
     lab.wait_for("the leader to leave", Duration::from_millis(50), || !replicas[0].leads()).await;
-    lab.wait_for_leader(&replicas, LEASE_DURATION + SECOND).await;
+    // Bob is a holder of another make.
+    let edited = lab.now();
+    lab.wait_for_leader(&replicas, LEASE_DURATION + FOREIGN_GRACE + SECOND).await;
+    assert!(lab.now() - edited >= LEASE_DURATION + FOREIGN_GRACE, "{:?}", lab.now() - edited);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_another_client_gives_up_is_taken_after_the_grace_for_its_work() {
+    let lab = Lab::new(1);
+    let replicas = three(&lab).await;
+    let leases = lab.leases();
+    let write = async |spec: serde_json::Value| {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        leases.patch(LEASE, &PatchParams::default(), &patch).await.expect("it is there")
+    };
+    // As client-go does: it takes over, renews every two seconds, and releases with an empty holder and a second's lease.
+    write(json!({ "holderIdentity": "host_uuid", "leaseTransitions": 9 })).await;
+    for renewal in 0..20 {
+        lab.sleep(SECOND * 2).await;
+        write(json!({ "renewTime": format!("2026-03-01T01:00:{renewal:02}.000000Z") })).await;
+        assert_eq!(leaders(&replicas), 0);
+    }
+    write(json!({ "holderIdentity": "", "leaseDurationSeconds": 1 })).await;
+    let released = lab.now();
+    lab.wait_for_leader(&replicas, FOREIGN_GRACE + SECOND).await;
+    assert!(lab.now() - released >= FOREIGN_GRACE, "{:?}", lab.now() - released);
 }
 
 #[tokio::test(start_paused = true)]

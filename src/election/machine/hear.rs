@@ -1,7 +1,10 @@
 //! Taking events in: what each of them proves, and what it does not.
 
 use super::{
-    super::record::{Holder, Record},
+    super::{
+        barriers::Waits,
+        record::{Holder, Record},
+    },
     Action, Effort, Event, InOffice, Latest, Lost, Machine, Phase, ReadOutcome, Tenure, WriteOutcome,
 };
 use crate::clock::BootTime;
@@ -173,7 +176,8 @@ impl Machine {
 
     pub(super) fn observe_other(&mut self, record: &Record, now: BootTime) {
         self.revoke(if record.content.holder.is_some() { Lost::Superseded } else { Lost::Edited });
-        self.barriers.observe(record, now, self.timing.lease());
+        let waits = Waits { own_lease: self.timing.lease(), foreign_grace: self.timing.foreign_grace() };
+        self.barriers.observe(record, now, waits);
     }
 
     pub(super) fn observe_absence(&mut self, now: BootTime) {

@@ -42,6 +42,8 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(3);
 pub const DRAIN: Duration = Duration::from_secs(2);
 const STOP_MARGIN: Duration = Duration::from_millis(200);
 const RETRY_PERIOD: Duration = Duration::from_millis(300);
+/// An edited Lease names a holder that is not Tenure's.
+const FOREIGN_GRACE: Duration = Duration::from_millis(300);
 /// How often the judge looks at the guards.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often a leader gives a sign of life to the ledger, on its own clock.
@@ -260,6 +262,7 @@ impl World {
                 .lease_duration(LEASE_DURATION)
                 .retry_period(RETRY_PERIOD)
                 .stop_margin(STOP_MARGIN)
+                .foreign_grace(FOREIGN_GRACE)
                 .entropy(SeededEntropy::shared(seed))
                 .observer(Arc::new(witness))
                 .fresh_installation(move |_| async move { fresh })
