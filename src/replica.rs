@@ -23,7 +23,9 @@ use crate::{
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
     dial::{SharedDial, TcpDial},
-    election::{ConfigError, Contention, Elector, Leadership, Released, ThreadWatchdog, WatchdogDriver},
+    election::{
+        ConfigError, Contention, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver,
+    },
     entropy::{SharedEntropy, SystemEntropy},
     explain::explain_answer,
     observe::{
@@ -35,7 +37,7 @@ use crate::{
     },
     periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope},
     server::{self, Admin, AdminError},
-    settings::{ClusterSettings, GRACE_RESERVE, Settings},
+    settings::{ClusterSettings, GRACE_RESERVE, ProcessSettings, Settings},
     tasks::Tasks,
 };
 
@@ -99,6 +101,9 @@ pub enum StartError {
     /// The election cannot be started.
     #[error(transparent)]
     Election(#[from] ConfigError),
+    /// The lock directory cannot be used.
+    #[error("--lock-directory: {0}")]
+    Place(#[from] PlaceError),
     /// The metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -149,6 +154,21 @@ async fn cluster(settings: &ClusterSettings) -> Result<Config, StartError> {
         config.default_namespace.clone_from(namespace);
     }
     Ok(config)
+}
+
+/// The place that this process has to itself, if it was told of one. A second process in it is a replica like any other.
+fn place(settings: &ProcessSettings) -> Result<Option<Place>, PlaceError> {
+    let Some((uid, directory)) = settings.pod_uid.as_ref().zip(settings.lock_directory.as_ref()) else {
+        return Ok(None);
+    };
+    match Place::take(uid, directory) {
+        Ok(place) => Ok(Some(place)),
+        Err(taken @ PlaceError::Taken(_)) => {
+            tracing::warn!("{taken}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether no job in scope has ever been claimed by a term: then nobody can still hold a Lease that is not there.
@@ -224,6 +244,9 @@ impl Replica {
                 let scope = settings.cluster.watch_namespace.clone();
                 move |api| never_led(api, scope)
             });
+        if let Some(place) = place(&settings.process)? {
+            builder = builder.place(place);
+        }
         if let Some(deadline) = settings.election.renew_deadline {
             builder = builder.renew_deadline(deadline);
         }

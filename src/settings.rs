@@ -172,6 +172,14 @@ pub struct ProcessSettings {
     )]
     pub termination_grace_period: Duration,
 
+    /// UID of the pod: with --lock-directory, a container that is restarted in its pod leads again at once
+    #[arg(long, env = "TENURE_POD_UID", value_name = "UID", requires = "lock_directory")]
+    pub pod_uid: Option<String>,
+
+    /// Directory that only this pod has, such as an emptyDir, for the lock that proves that a predecessor has died
+    #[arg(long, env = "TENURE_LOCK_DIRECTORY", value_name = "PATH", requires = "pod_uid")]
+    pub lock_directory: Option<PathBuf>,
+
     /// Form of the log, which is written to standard error
     #[arg(long, env = "TENURE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,

@@ -7,6 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use super::{
     elector::{self, Elector, Parts},
     observer::{ElectorObserver, NoObserver},
+    place::Place,
     record::Identity,
     timing::{Timing, TimingError, TimingRequest},
     watchdog::{ThreadWatchdog, WatchdogDriver},
@@ -31,6 +32,7 @@ pub struct ElectorBuilder {
     watchdog: Arc<dyn WatchdogDriver>,
     observer: Arc<dyn ElectorObserver>,
     fresh: Fresh,
+    place: Option<Place>,
 }
 
 /// Answers whether this installation has never had a leader.
@@ -67,6 +69,7 @@ impl ElectorBuilder {
             watchdog: Arc::new(ThreadWatchdog),
             observer: Arc::new(NoObserver),
             fresh: Box::new(|_| futures::future::ready(false).boxed()),
+            place: None,
         }
     }
 
@@ -80,6 +83,13 @@ impl ElectorBuilder {
     /// the environment's `POD_NAME`, else `HOSTNAME`, else `tenure`.
     pub fn identity(mut self, pod: impl Into<String>) -> Self {
         self.pod = Some(pod.into());
+        self
+    }
+
+    /// A place that this process has to itself: a term that was held from there ended with the process that held it, and
+    /// is not waited for. So a container that is restarted in its pod leads again at once.
+    pub fn place(mut self, place: Place) -> Self {
+        self.place = Some(place);
         self
     }
 
@@ -144,8 +154,8 @@ impl ElectorBuilder {
     }
 
     /// Asked once, at the start: has this installation certainly never had a leader? Then a Lease that is missing a moment
-    /// later is created at once. The default is no: a replica that finds no Lease waits one lease duration, for whoever held it may not know
-    /// yet that it is gone.
+    /// later is created at once. The default is no: a replica that finds no Lease waits one lease duration, for whoever held
+    /// it may not know yet that it is gone.
     pub fn fresh_installation<F, Answer>(mut self, ask: F) -> Self
     where
         F: FnOnce(ApiServer) -> Answer + Send + 'static,
@@ -181,7 +191,8 @@ impl ElectorBuilder {
             namespace: self.namespace.unwrap_or_else(|| api.namespace().to_owned()),
             name: self.name,
             timing,
-            identity: Identity::new(&pod, &boot),
+            identity: Identity::new(&pod, &boot).in_place(self.place.as_ref().map(|place| place.name().to_owned())),
+            place: self.place,
             api,
             clock: self.clock,
             entropy: self.entropy,

@@ -22,6 +22,7 @@ use super::{
     lease_watch,
     machine::{Contention, Lost, Machine},
     observer::ElectorObserver,
+    place::Place,
     record::Identity,
     timing::Timing,
     watchdog::{Post, WatchdogDriver},
@@ -89,6 +90,7 @@ pub(super) struct Parts {
     pub(super) tasks: Tasks,
     pub(super) observer: Arc<dyn ElectorObserver>,
     pub(super) fresh: Fresh,
+    pub(super) place: Option<Place>,
 }
 
 impl Elector {
@@ -143,7 +145,7 @@ impl Drop for Elector {
 }
 
 pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<Elector> {
-    let Parts { namespace, name, timing, identity, api, clock, entropy, tasks, observer, fresh } = parts;
+    let Parts { namespace, name, timing, identity, api, clock, entropy, tasks, observer, fresh, place } = parts;
     let post = Arc::new(Post::default());
     watchdog.start(post.watchdog(clock.clone()))?;
 
@@ -194,6 +196,8 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
             requests: FuturesUnordered::new(),
         };
         run.run(watched, contention_view, release_view, done).await;
+        // It is given up when the work of the last term has ended.
+        drop(place);
     };
     tasks.spawn("elector", looping).detach();
     Ok(Elector {

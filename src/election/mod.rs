@@ -16,6 +16,7 @@ mod machine;
 #[cfg(test)]
 mod model;
 mod observer;
+mod place;
 mod record;
 mod timing;
 mod watchdog;
@@ -26,7 +27,8 @@ pub use guard::{ABORT_GRACE, Gate, GateLayer, Guard, Term, TermEnded, Verdict, W
 pub use leadership::{Leadership, Standing};
 pub use machine::{Contention, Lost};
 pub use observer::ElectorObserver;
-pub use record::{RELEASED_ANNOTATION, WRITE_ANNOTATION};
+pub use place::{Place, PlaceError};
+pub use record::{PLACE_ANNOTATION, RELEASED_ANNOTATION, WRITE_ANNOTATION};
 pub use timing::{CLOCK_RATE_ERROR_PERCENT, TimingError};
 pub use watchdog::{Look, ThreadWatchdog, Watchdog, WatchdogDriver};
 

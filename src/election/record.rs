@@ -19,6 +19,9 @@ pub const WRITE_ANNOTATION: &str = "tenure.dev/write";
 /// clients replace the spec and keep the metadata, so an old one may still stand there.
 pub const RELEASED_ANNOTATION: &str = "tenure.dev/released";
 
+/// The annotation with the place of the holder, which a process has to itself: [`super::Place`].
+pub const PLACE_ANNOTATION: &str = "tenure.dev/place";
+
 /// Who holds a Lease: one term of one process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder(String);
@@ -28,6 +31,7 @@ pub struct Holder(String);
 pub struct Identity {
     pod: String,
     boot: String,
+    place: Option<String>,
 }
 
 /// A Lease as it was read: what an election looks at, and the object to write the next version from.
@@ -55,6 +59,8 @@ pub struct Content {
     pub duration: Duration,
     /// `leaseTransitions`.
     pub transitions: i32,
+    /// Where the holder is, if it is alone there.
+    pub place: Option<String>,
     acquire_time: Option<Timestamp>,
     renew_time: Option<Timestamp>,
 }
@@ -90,7 +96,21 @@ impl Holder {
 impl Identity {
     /// The process `boot` (a name that no other process has) in `pod`.
     pub fn new(pod: &str, boot: &str) -> Self {
-        Self { pod: pod.to_owned(), boot: boot.to_owned() }
+        Self { pod: pod.to_owned(), boot: boot.to_owned(), place: None }
+    }
+
+    /// This process has `place` to itself: whoever held the Lease from there is dead.
+    #[must_use]
+    pub fn in_place(self, place: Option<String>) -> Self {
+        Self { place, ..self }
+    }
+
+    /// Whether the holder of `content` was another process in the very place that this one has to itself. The name of the
+    /// pod is compared too: a client of another make leaves the annotation of the holder before it where it was.
+    pub fn succeeds(&self, content: &Content) -> bool {
+        let Some(holder) = &content.holder else { return false };
+        let pod = holder.0.rsplit_once('_').and_then(|(process, _)| process.rsplit_once('_')).map(|(pod, _)| pod);
+        self.place.is_some() && self.place == content.place && pod == Some(&*self.pod) && !self.owns(holder)
     }
 
     /// The holder of the term `nonce` of this process.
@@ -101,6 +121,13 @@ impl Identity {
     /// Whether `holder` is a term of this very process.
     pub fn owns(&self, holder: &Holder) -> bool {
         holder.0.rsplit_once('_').and_then(|(process, _)| process.rsplit_once('_')) == Some((&*self.pod, &*self.boot))
+    }
+
+    fn sign(&self, annotations: &mut BTreeMap<String, String>) {
+        match &self.place {
+            Some(place) => annotations.insert(PLACE_ANNOTATION.to_owned(), place.clone()),
+            None => annotations.remove(PLACE_ANNOTATION),
+        };
     }
 
     /// The order in which replicas let each other go first: a hash of the identity (FNV-1a).
@@ -140,6 +167,7 @@ impl Record {
             write: annotation(WRITE_ANNOTATION).and_then(|text| text.parse().ok()),
             duration: Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0)),
             transitions: spec.lease_transitions.unwrap_or(0),
+            place: annotation(PLACE_ANNOTATION).cloned(),
             acquire_time: spec.acquire_time.map(|time| time.0),
             renew_time: spec.renew_time.map(|time| time.0),
         };
@@ -150,11 +178,12 @@ impl Record {
         Ok(Self { uid, resource_version, content, released, lease: Box::new(lease) })
     }
 
-    /// The Lease that begins a term of `holder`.
-    pub fn acquired(&self, holder: &Holder, write: u64, seconds: i32, wall: Timestamp) -> Lease {
+    /// The Lease that begins the term `holder` of `identity`.
+    pub fn acquired(&self, identity: &Identity, holder: &Holder, write: u64, seconds: i32, wall: Timestamp) -> Lease {
         let spec = acquired_spec(holder, seconds, self.content.transitions.saturating_add(1), wall);
         self.written(spec, write, |annotations| {
             annotations.remove(RELEASED_ANNOTATION);
+            identity.sign(annotations);
         })
     }
 
@@ -202,8 +231,17 @@ pub fn vacant(name: &str, namespace: &str, write: u64, seconds: i32, wall: Times
 }
 
 /// The Lease that begins the first term, where there is none yet.
-pub fn created(name: &str, namespace: &str, holder: &Holder, write: u64, seconds: i32, wall: Timestamp) -> Lease {
-    new_lease(name, namespace, write, acquired_spec(holder, seconds, 1, wall))
+pub fn created(
+    (namespace, name): (&str, &str),
+    identity: &Identity,
+    holder: &Holder,
+    write: u64,
+    seconds: i32,
+    wall: Timestamp,
+) -> Lease {
+    let mut lease = new_lease(name, namespace, write, acquired_spec(holder, seconds, 1, wall));
+    identity.sign(lease.metadata.annotations.get_or_insert_default());
+    lease
 }
 
 fn new_lease(name: &str, namespace: &str, write: u64, spec: LeaseSpec) -> Lease {
@@ -251,7 +289,7 @@ mod tests {
 
     fn first() -> (Identity, Record) {
         let identity = Identity::new("pod-0", "b0");
-        let record = stored(created("main", "ns", &identity.holder("n1"), 1, 15, wall()), "u", 5);
+        let record = stored(created(("ns", "main"), &identity, &identity.holder("n1"), 1, 15, wall()), "u", 5);
         (identity, record)
     }
 
@@ -262,7 +300,7 @@ mod tests {
         let released = stored(held.released_by("n1", 2, wall()), "u", 6);
         assert_eq!(released.content.holder, None);
         assert_eq!(released.released.as_deref(), Some("n1"));
-        let acquired = stored(released.acquired(&identity.holder("n2"), 3, 15, wall()), "u", 7);
+        let acquired = stored(released.acquired(&identity, &identity.holder("n2"), 3, 15, wall()), "u", 7);
         assert_eq!(acquired.released, None);
         assert_eq!(acquired.content.transitions, 2);
     }
@@ -283,8 +321,8 @@ mod tests {
     fn every_write_carries_uid_and_version_of_what_it_replaces() {
         let (identity, held) = first();
         let holder = identity.holder("n2");
-        for lease in [held.renewed(2, wall()), held.released_by("n1", 2, wall()), held.acquired(&holder, 2, 15, wall())]
-        {
+        let acquired = held.acquired(&identity, &holder, 2, 15, wall());
+        for lease in [held.renewed(2, wall()), held.released_by("n1", 2, wall()), acquired] {
             assert_eq!(lease.metadata.uid.as_deref(), Some("u"));
             assert_eq!(lease.metadata.resource_version.as_deref(), Some("5"));
         }
@@ -299,6 +337,30 @@ mod tests {
         assert!(!Identity::new("pod-0", "b1").owns(&holder));
         assert!(!Identity::new("od-0", "b0").owns(&holder));
         assert!(!Identity::new("pod", "0_b0").owns(&Holder("bob".to_owned())));
+    }
+
+    #[test]
+    fn a_restarted_process_knows_its_predecessor_by_the_place_that_it_has_to_itself() {
+        let in_place = |boot: &str, place: &str| Identity::new("pod-0", boot).in_place(Some(place.to_owned()));
+        let held_by = |identity: &Identity| {
+            let lease = created(("ns", "main"), identity, &identity.holder("n1"), 1, 15, wall());
+            stored(lease, "u", 5)
+        };
+        let (dead, restarted) = (in_place("b0", "uid-1"), in_place("b1", "uid-1"));
+        let held = held_by(&dead);
+        assert!(restarted.succeeds(&held.content));
+        assert!(!dead.succeeds(&held.content), "it is itself");
+        assert!(!in_place("b1", "uid-2").succeeds(&held.content), "a pod of the same name that was made anew");
+        assert!(!Identity::new("pod-0", "b1").succeeds(&held.content), "it has no lock");
+        assert!(!restarted.succeeds(&held_by(&Identity::new("pod-0", "b0")).content), "the holder has no lock");
+        // Another client keeps the annotations, and replaces the holder.
+        let mut lease = held.renewed(2, wall());
+        lease.spec.get_or_insert_default().holder_identity = Some("pod-1_b7_n9".to_owned());
+        assert!(!restarted.succeeds(&stored(lease, "u", 6).content));
+        // A term without a place takes the annotation of the one before away.
+        let other = Identity::new("pod-0", "b2");
+        let acquired = stored(held.acquired(&other, &other.holder("n3"), 3, 15, wall()), "u", 7);
+        assert!(!restarted.succeeds(&acquired.content));
     }
 
     #[test]

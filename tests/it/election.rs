@@ -7,7 +7,8 @@ use sandbox::{Fault, FaultRule, Verb};
 use serde_json::json;
 use tenure::{
     Released, Standing, clock,
-    election::{Contention, ElectorObserver},
+    election::{Contention, ElectorObserver, Place, PlaceError},
+    entropy::SeededEntropy,
 };
 
 use crate::support::lab::{Drift, LEASE, Lab, NAMESPACE, Replica};
@@ -73,6 +74,35 @@ async fn a_standby_whose_watch_is_dead_replaces_a_killed_leader_as_soon_as_any_o
     lab.sleep(LEASE_DURATION).await;
     first.kill();
     lab.wait_for("a successor", LEASE_DURATION + SECOND, || standby.leads()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_restarted_in_its_pod_leads_again_at_once_and_a_second_one_in_it_waits() {
+    let lab = Lab::new(1);
+    let volume = tempfile::tempdir().expect("a temporary directory");
+    let place = || Place::take("uid", volume.path());
+    // Processes of one pod draw names of their own.
+    let process = |seed, place: Option<Place>| {
+        lab.replica_with("pod-0", Drift::NONE, |builder| {
+            let builder = builder.entropy(SeededEntropy::shared(seed));
+            if let Some(place) = place { builder.place(place) } else { builder }
+        })
+    };
+    let first = process(1, Some(place().expect("it is free")));
+    lab.wait_for("the first leader", LEASE_DURATION + SECOND, || first.leads()).await;
+    let token = first.term().expect("leading").token();
+    assert!(matches!(place(), Err(PlaceError::Taken(_))));
+    let by_exec = process(2, None);
+    let standby = lab.replica("pod-1");
+    lab.sleep(SECOND * 20).await;
+    assert_eq!(first.term().expect("still leading").token(), token, "it was not taken for dead");
+
+    first.kill();
+    lab.sleep(Duration::from_millis(10)).await;
+    let restarted = process(3, Some(place().expect("the kernel has freed it")));
+    lab.wait_for("the restarted one", SECOND, || restarted.leads()).await;
+    assert!(!by_exec.leads() && !standby.leads());
+    assert!(restarted.term().expect("leading").token() > token);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,8 +16,8 @@ fn at(seconds: u64) -> BootTime {
 
 /// A record as another client writes it: the holder's name in the spec, the metadata as they were.
 fn record(version: u64, holder: &str, seconds: i32, transitions: i32) -> Record {
-    let ours = Identity::new("pod-0", "b0").holder("n1");
-    let mut lease = created("main", "ns", &ours, 1, seconds, Timestamp::UNIX_EPOCH);
+    let ours = Identity::new("pod-0", "b0");
+    let mut lease = created(("ns", "main"), &ours, &ours.holder("n1"), 1, seconds, Timestamp::UNIX_EPOCH);
     let spec = lease.spec.get_or_insert_default();
     spec.holder_identity = Some(holder.to_owned());
     spec.lease_transitions = Some(transitions);

@@ -131,12 +131,13 @@ impl Machine {
         let (write, seconds) = (self.writes + 1, self.timing.lease_seconds());
         match &self.latest {
             Latest::Found(record) => {
-                let (record, lease) = (record.clone(), record.acquired(holder, write, seconds, wall));
+                let (record, lease) = (record.clone(), record.acquired(&self.identity, holder, write, seconds, wall));
                 self.replace(&record, lease, now);
             }
             // Only a fresh installation gets here.
             Latest::Absent | Latest::Unread => {
-                let lease = record::created(&self.name, &self.namespace, holder, write, seconds, wall);
+                let named = (self.namespace.as_str(), self.name.as_str());
+                let lease = record::created(named, &self.identity, holder, write, seconds, wall);
                 self.note_write(None, now);
                 self.actions.push(Action::Create { write, lease: Box::new(lease) });
             }

@@ -176,6 +176,10 @@ impl Machine {
 
     pub(super) fn observe_other(&mut self, record: &Record, now: BootTime) {
         self.revoke(if record.content.holder.is_some() { Lost::Superseded } else { Lost::Edited });
+        // Its holder is dead, and acquired when nothing else stood in the way.
+        if self.identity.succeeds(&record.content) {
+            return;
+        }
         let waits = Waits { own_lease: self.timing.lease(), foreign_grace: self.timing.foreign_grace() };
         self.barriers.observe(record, now, waits);
     }

@@ -64,7 +64,8 @@ fn a_store_that_went_back_does_not_keep_a_replica_from_contending() {
     let unclear = Event::Answered { write, outcome: WriteOutcome::Unclear };
     let id = read_id(&machine.step(unclear, at(5_003), WALL));
     let other = Identity::new("pod-1", "b1").holder("n0");
-    let backup = stored(created("main", "ns", &other, 9, 15, WALL), "u", 500);
+    let signed = Identity::new("pod-1", "b1");
+    let backup = stored(created(("ns", "main"), &signed, &other, 9, 15, WALL), "u", 500);
     let actions = machine.step(Event::Read { id, outcome: ReadOutcome::Found(backup) }, at(5_004), WALL);
     assert!(matches!(actions[..], [Action::Revoke(_)]), "{actions:?}");
     let _ = machine.step(Event::WorkEnded, at(5_005), WALL);
