@@ -1,0 +1,99 @@
+{{/* The name of all namespaced objects, at most 52 characters: pods add 11. */}}
+{{- define "tenure.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "tenure.fullname" -}}
+{{- $name := include "tenure.name" . }}
+{{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
+{{- default $full .Values.fullnameOverride | replace "." "-" | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of cluster-scoped objects of RBAC. The colons keep namespace and release apart: neither can contain one. */}}
+{{- define "tenure.clusterName" -}}
+{{- printf "%s:%s:%s" .Chart.Name .Release.Namespace .Release.Name }}
+{{- end }}
+
+{{- define "tenure.serviceAccountName" -}}
+{{- default (ternary (include "tenure.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "tenure.leaseName" -}}
+{{- default (include "tenure.fullname" .) .Values.leaderElection.leaseName }}
+{{- end }}
+
+{{- define "tenure.leaseNamespace" -}}
+{{- default .Release.Namespace .Values.leaderElection.leaseNamespace }}
+{{- end }}
+
+{{- define "tenure.image" -}}
+{{- $image := .Values.image }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "tenure.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tenure.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tenure.labels" -}}
+{{ include "tenure.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: controller
+app.kubernetes.io/part-of: tenure
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The metadata that all namespaced objects share: (dict "root" $ "name" … "namespace" … "labels" … "annotations" …), all but root optional. */}}
+{{- define "tenure.metadata" -}}
+{{- $root := .root -}}
+name: {{ default (include "tenure.fullname" $root) .name }}
+{{- if not .clusterScoped }}
+namespace: {{ default $root.Release.Namespace .namespace }}
+{{- end }}
+labels:
+  {{- include "tenure.labels" $root | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (default (dict) .annotations) $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What the replicas may do with jobs, Secrets and Events: the same list in a Role and in a ClusterRole. */}}
+{{- define "tenure.jobRules" -}}
+- apiGroups: [tenure.dev]
+  resources: [periodicjobs]
+  verbs: [get, list, watch]
+- apiGroups: [tenure.dev]
+  resources: [periodicjobs/status]
+  verbs: [patch]
+{{- if .Values.rbac.secrets }}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get]
+{{- end }}
+{{ include "tenure.eventRules" . }}
+{{- end }}
+
+{{- define "tenure.eventRules" -}}
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, get, patch]
+{{- end }}
+
+{{- define "tenure.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "tenure.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}
