@@ -107,7 +107,7 @@ job() {
 
 # The repository's own definitions: what users write, and what they are told about it.
 definitions() {
-    for file in "$here"/../../deploy/crds/*.yaml; do
+    for file in "$here"/../../deploy/crds/*.tenure.dev.yaml; do
         apply "$(basename "$file" .yaml)" <"$file"
     done
     kubectl wait --for=condition=Established --timeout=30s crd/periodicjobs.tenure.dev

@@ -97,3 +97,52 @@ annotations:
   name: {{ include "tenure.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
+
+{{/* The arguments of the program. One that a value sets already is refused in extraArgs: the program takes each only once. */}}
+{{- define "tenure.args" -}}
+{{- $args := include "tenure.ownArgs" . | fromYamlArray }}
+{{- $own := dict }}
+{{- range $args }}
+{{- $_ := set $own (regexFind "^--[a-z-]+" .) true }}
+{{- end }}
+{{- range .Values.extraArgs }}
+{{- $flag := regexFind "^--[a-z-]+" . }}
+{{- if and (hasKey $own $flag) (not (has $flag (list "--egress-allow" "--resolve"))) }}
+{{- fail (printf "extraArgs: %s is there already, from a value of its own; set that value instead" $flag) }}
+{{- end }}
+{{- end }}
+{{- concat $args .Values.extraArgs | toYaml }}
+{{- end }}
+
+{{- define "tenure.ownArgs" -}}
+{{- $election := .Values.leaderElection -}}
+- run
+{{- if eq .Values.watchNamespace .Release.Namespace }}
+- --watch-namespace=$(POD_NAMESPACE)
+{{- else if .Values.watchNamespace }}
+- --watch-namespace={{ .Values.watchNamespace }}
+{{- end }}
+- --leader-elect-resource-name={{ include "tenure.leaseName" . }}
+{{- with $election.leaseNamespace }}
+- --leader-elect-resource-namespace={{ . }}
+{{- end }}
+- --leader-elect-lease-duration={{ $election.leaseDuration }}
+{{- with $election.renewDeadline }}
+- --leader-elect-renew-deadline={{ . }}
+{{- end }}
+- --leader-elect-retry-period={{ $election.retryPeriod }}
+- --leader-elect-stop-margin={{ $election.stopMargin }}
+- --catch-up-rate={{ int .Values.jobs.catchUpRate }}
+- --max-clock-skew={{ .Values.jobs.maxClockSkew }}
+{{- range .Values.jobs.egressAllow }}
+- {{ printf "--egress-allow=%s" . | quote }}
+{{- end }}
+{{- range .Values.jobs.resolve }}
+- {{ printf "--resolve=%s" . | quote }}
+{{- end }}
+{{- $host := contains ":" .Values.admin.host | ternary (printf "[%s]" .Values.admin.host) .Values.admin.host }}
+- {{ printf "--admin-address=%s:%d" $host (int .Values.admin.port) | quote }}
+- --termination-grace-period={{ int .Values.terminationGracePeriodSeconds }}s
+- --log-format={{ .Values.log.format }}
+- {{ printf "--log-level=%s" .Values.log.level | quote }}
+{{- end }}
