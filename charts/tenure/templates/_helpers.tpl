@@ -70,6 +70,12 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* The name of a Role. In a namespace that is not the release's own it may lie beside that of another release. */}}
+{{- define "tenure.roleName" -}}
+{{- $name := eq .namespace .root.Release.Namespace | ternary (include "tenure.fullname" .root) (include "tenure.clusterName" .root) }}
+{{- printf (eq .namespace .root.Release.Namespace | ternary "%s-%s" "%s:%s") $name .for }}
+{{- end }}
+
 {{/* What the replicas may do with jobs, Secrets and Events: the same list in a Role and in a ClusterRole. */}}
 {{- define "tenure.jobRules" -}}
 - apiGroups: [tenure.dev]
