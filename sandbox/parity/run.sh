@@ -76,11 +76,17 @@ wait_for etcd "$folder/etcd.log" curl -fsS "http://127.0.0.1:$store/readyz"
 
 token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 echo "$token,conformance,conformance,system:masters" >"$folder/tokens.csv"
+# What else a COMMAND may need of the server: RBAC instead of no check at all, and an audit log in the file it names.
+flags=(--authorization-mode "${PARITY_AUTHORIZATION:-AlwaysAllow}")
+if [[ -n ${PARITY_AUDIT:-} ]]; then
+    printf 'apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n' >"$folder/audit-policy.yaml"
+    flags+=(--audit-policy-file "$folder/audit-policy.yaml" --audit-log-path "$PARITY_AUDIT")
+fi
 openssl genrsa -out "$folder/accounts.key" 2048 2>/dev/null
 # The server listens on loopback only, but does not let itself be advertised there; nobody dials what is advertised.
 "$apiserver" --etcd-servers "http://127.0.0.1:$store" --bind-address 127.0.0.1 --secure-port "$port" \
     --advertise-address 192.0.2.1 --cert-dir "$folder/certificates" \
-    --token-auth-file "$folder/tokens.csv" --anonymous-auth=false --authorization-mode AlwaysAllow \
+    --token-auth-file "$folder/tokens.csv" --anonymous-auth=false "${flags[@]}" \
     --service-cluster-ip-range 10.96.0.0/24 --service-account-issuer https://kubernetes.default.svc \
     --service-account-key-file "$folder/accounts.key" --service-account-signing-key-file "$folder/accounts.key" \
     >"$folder/apiserver.log" 2>&1 &

@@ -1,0 +1,265 @@
+#!/usr/bin/env bash
+# The chart against a real API server (no nodes): what it installs is accepted in every mode, installations that do not
+# go together are refused, upgrade, rollback and uninstall keep what they must, and the ServiceAccount has exactly the
+# rights that the program uses, by the audit log of the API server.
+#
+#   PARITY_AUTHORIZATION=RBAC PARITY_AUDIT=FILE sandbox/parity/run.sh tests/chart/server.sh
+#
+# `make chart-server` does. TENURE_BIN is a binary to run instead of the one that is built here.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+helm=$(scripts/helm.sh) || exit 1
+: "${KUBECONFIG:?run it by sandbox/parity/run.sh}" "${PARITY_AUDIT:?the file of the audit log}"
+folder=$(mktemp -d)
+started=()
+finish() {
+  local pid
+  for pid in "${started[@]}"; do kill -KILL "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; done
+  rm -rf "$folder"
+}
+trap finish EXIT
+export HELM_CACHE_HOME=$folder/helm HELM_CONFIG_HOME=$folder/helm HELM_DATA_HOME=$folder/helm
+chart=charts/tenure
+crd=periodicjobs.tenure.dev
+failures=0
+
+fail() { echo "FAILED  $*"; failures=$((failures + 1)); }
+ok() { echo "ok      $*"; }
+# must NAME COMMAND...: it succeeds. refused NAME TEXT COMMAND...: it fails, and says so.
+must() {
+  local name=$1 output
+  shift
+  if output=$("$@" 2>&1); then ok "$name"; else fail "$name: $output"; fi
+}
+refused() {
+  local name=$1 text=$2 output
+  shift 2
+  if output=$("$@" 2>&1); then fail "$name: it was not refused"; elif [[ $output == *"$text"* ]]; then ok "$name"; else fail "$name: $output"; fi
+}
+# within SECONDS COMMAND...: it succeeds before long.
+within() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.2
+  done
+}
+
+namespaces() {
+  local namespace
+  for namespace in tenure-system shop locks other; do
+    kubectl create namespace --save-config "$namespace" || return 1
+    # There is no controller manager that would make it.
+    kubectl -n "$namespace" create serviceaccount default || return 1
+    # Warnings about pods that the level does not allow come with the answer to a Deployment.
+    kubectl label namespace "$namespace" pod-security.kubernetes.io/{enforce,warn}=restricted || return 1
+  done
+}
+
+# The kinds of the Prometheus operator, as far as the API server has to know them.
+operator_kinds() {
+  local kind
+  for kind in PodMonitor ServiceMonitor PrometheusRule; do
+    kubectl apply -f - <<YAML || return 1
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: ${kind,,}s.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  names: {kind: $kind, plural: ${kind,,}s}
+  scope: Namespaced
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+YAML
+  done
+  kubectl wait --for=condition=Established --timeout=30s crd --all
+}
+
+# Accepted, and without a warning.
+accepted() {
+  local output
+  output=$("$@" 2>&1) || { echo "$output"; return 1; }
+  if grep -i warning <<<"$output"; then return 1; fi
+}
+
+dry_runs() {
+  local values manifest
+  for values in tests/chart/values/*.yaml; do
+    manifest=$folder/$(basename "$values")
+    "$helm" template tenure "$chart" --namespace tenure-system --values "$values" >"$manifest" || return 1
+    must "dry run of $(basename "$values")" accepted kubectl apply --dry-run=server -f "$manifest"
+  done
+  for values in deploy deploy/namespaced deploy/monitoring; do
+    must "dry run of $values" accepted kubectl apply --dry-run=server -k "$values"
+  done
+}
+
+# A chart as it might have been before: its definition lacks one field, and nothing else differs.
+older_chart() {
+  cp -r "$chart" "$folder/older"
+  awk '/^              suspend:$/ { skip = 1; next } skip && /^              [a-zA-Z]/ { skip = 0 } !skip { print }' \
+    "$chart/files/crds/$crd.yaml" >"$folder/older/files/crds/$crd.yaml"
+  "$helm" package "$folder/older" --version 0.0.9 --destination "$folder" || return 1
+  [[ $(wc -l <"$folder/older/files/crds/$crd.yaml") -lt $(wc -l <"$chart/files/crds/$crd.yaml") ]]
+}
+
+has_field() { [[ -n $(kubectl get crd "$crd" -o jsonpath='{.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.suspend.type}') ]]; }
+lacks_field() { ! has_field; }
+
+a_job() {
+  kubectl apply -f - <<YAML
+apiVersion: tenure.dev/v1alpha1
+kind: PeriodicJob
+metadata: {name: $1, namespace: $2}
+spec:
+  interval: 1s
+  http: {method: POST, url: "http://127.0.0.1:9/", auth: {bearer: {secretKeyRef: {name: target, key: token}}}}
+YAML
+}
+
+life_of_a_release() {
+  must "a chart from before is installed" "$helm" install tenure "$folder/tenure-0.0.9.tgz" --namespace tenure-system
+  must "its definition lacks a field" lacks_field
+  within 10 kubectl get pj -A
+  must "a job of it" a_job survivor shop
+  must "the upgrade" "$helm" upgrade tenure "$chart" --namespace tenure-system
+  must "brings the field" has_field
+  must "the rollback" "$helm" rollback tenure 1 --namespace tenure-system
+  must "takes it away" lacks_field
+  must "the upgrade, once more" "$helm" upgrade tenure "$chart" --namespace tenure-system
+
+  refused "a second release that brings the definitions" "set crds.enabled=false" \
+    "$helm" install tenure "$chart" --namespace other
+  refused "it says whose they are" "it belongs to the release tenure in namespace tenure-system" \
+    "$helm" install second "$chart" --namespace other
+  must "nothing of it is left" test -z "$(kubectl -n other get deploy,role,rolebinding -o name)"
+  must "a second release of the same name without them" "$helm" install tenure "$chart" --namespace other --set crds.enabled=false
+  must "a third one in the same namespace" "$helm" install third "$chart" --namespace other --set crds.enabled=false --set watchNamespace=shop
+  must "the first one is still upgraded" "$helm" upgrade tenure "$chart" --namespace tenure-system --set replicas=2
+  must "the others go" "$helm" uninstall tenure third --namespace other
+
+  must "the first one goes" "$helm" uninstall tenure --namespace tenure-system
+  must "its definitions and jobs stay" kubectl -n shop get pj survivor
+  must "nothing else of it does" test -z "$(kubectl get deploy,role,rolebinding,clusterrole,clusterrolebinding,pdb -A -l app.kubernetes.io/part-of=tenure -o name)"
+  refused "another release does not take them" "set crds.enabled=false" "$helm" install new "$chart" --namespace other
+  must "it comes back" "$helm" install tenure "$chart" --namespace tenure-system
+  must "and goes" "$helm" uninstall tenure --namespace tenure-system
+  # What the refusal says to do.
+  kubectl label --overwrite crd "$crd" app.kubernetes.io/managed-by=Helm >/dev/null
+  kubectl annotate --overwrite crd "$crd" meta.helm.sh/release-name=new meta.helm.sh/release-namespace=other >/dev/null
+  must "another release takes them when told so" "$helm" install new "$chart" --namespace other --set crds.keep=false
+  must "without crds.keep they go with it" "$helm" uninstall new --namespace other
+  must "they are gone" within 20 bash -c "! kubectl get crd $crd"
+}
+
+# A replica with the rights of the release's ServiceAccount, and nothing else.
+replica() {
+  local name=$1
+  shift
+  local token server authority
+  token=$(kubectl -n tenure-system create token tenure) || return 1
+  server=$(kubectl config view --raw -o jsonpath='{.clusters[0].cluster.server}')
+  authority=$(kubectl config view --raw -o jsonpath='{.clusters[0].cluster.certificate-authority}')
+  (umask 077 && cat >"$folder/$name.kubeconfig") <<YAML
+apiVersion: v1
+kind: Config
+clusters: [{name: real, cluster: {server: "$server", certificate-authority: "$authority"}}]
+users: [{name: account, user: {token: "$token"}}]
+contexts: [{name: real, context: {cluster: real, user: account, namespace: tenure-system}}]
+current-context: real
+YAML
+  # The arguments that the chart gives, but for the address: both replicas are on this machine.
+  local args
+  mapfile -t args < <(kubectl -n tenure-system get deployment tenure -o jsonpath='{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' |
+    grep -v -e '^--admin-address' | sed 's/\$(POD_NAMESPACE)/tenure-system/')
+  KUBECONFIG=$folder/$name.kubeconfig POD_NAME=$name \
+    "$binary" "${args[@]}" --admin-address=127.0.0.1:0 "$@" 2>"$folder/$name.log" &
+  started+=($!)
+}
+
+# "group resource verb" of every rule of the release's own roles, those for people left out.
+granted() {
+  kubectl get role,clusterrole -A -l app.kubernetes.io/instance=tenure -o go-template='{{range .items}}{{$name := .metadata.name}}{{range .rules}}{{$rule := .}}{{range .apiGroups}}{{$group := .}}{{range $rule.resources}}{{$resource := .}}{{range $rule.verbs}}{{$name}} {{if $group}}{{$group}}{{else}}core{{end}} {{$resource}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
+    grep -vE '^[^ ]+:(view|edit|admin) ' | cut -d' ' -f2- | sort -u
+}
+
+# What the ServiceAccount asked for, from line $1 of the audit log on: "decision group resource verb", each once.
+asked() {
+  tail -n "+$1" "$PARITY_AUDIT" | grep -F '"username":"system:serviceaccount:tenure-system:tenure"' | awk '
+    function field(text, name) {
+      return match(text, "\"" name "\":\"[^\"]*\"") ? substr(text, RSTART + length(name) + 4, RLENGTH - length(name) - 5) : ""
+    }
+    match($0, /"objectRef":\{[^}]*\}/) {
+      object = substr($0, RSTART, RLENGTH)
+      group = field(object, "apiGroup"); part = field(object, "subresource"); decision = field($0, "authorization.k8s.io/decision")
+      if (decision != "") print decision, (group == "" ? "core" : group), field(object, "resource") (part == "" ? "" : "/" part), field($0, "verb")
+    }' | sort -u
+}
+
+ready_is() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}') == "$3" ]]; }
+event_with_series() { [[ $(kubectl -n "$1" get events.v1.events.k8s.io -o jsonpath='{.items[*].series.count}') =~ [2-9] ]]; }
+holder_is() { [[ $(kubectl -n tenure-system get lease tenure -o jsonpath='{.spec.holderIdentity}') == "$1"_* ]]; }
+ran() { [[ -n $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.lastRuns[0].outcome}') ]]; }
+schedule() { kubectl -n "$1" patch pj "$2" --type=merge -p "{\"spec\":{\"schedule\":\"$3\",\"interval\":null}}"; }
+
+rights() {
+  local mode=$1 jobs=$2
+  shift 2
+  local since=$(($(wc -l <"$PARITY_AUDIT") + 1)) first second
+  must "$mode: installed" "$helm" install tenure "$chart" --namespace tenure-system --set leaderElection.leaseDuration=3s --set leaderElection.retryPeriod=500ms --set leaderElection.stopMargin=200ms "$@"
+  within 10 kubectl -n "$jobs" get pj
+  kubectl -n "$jobs" create secret generic target --from-literal=token=secret >/dev/null
+  replica one --egress-allow=127.0.0.0/8
+  first=${started[-1]}
+  must "$mode: a first replica leads" within 20 holder_is one
+  must "$mode: a job" a_job worker "$jobs"
+  must "$mode: it is run" within 30 ran "$jobs" worker
+  # A fact that is stated twice is one Event, with a count: that takes more than a create.
+  schedule "$jobs" worker '61 * * * *' >/dev/null
+  within 20 ready_is "$jobs" worker False || fail "$mode: an invalid schedule is not told"
+  schedule "$jobs" worker '@hourly' >/dev/null
+  within 20 ready_is "$jobs" worker True || fail "$mode: a valid schedule is not told"
+  schedule "$jobs" worker '61 * * * *' >/dev/null
+  must "$mode: an Event is counted" within 20 event_with_series "$jobs"
+  replica two --egress-allow=127.0.0.0/8
+  second=${started[-1]}
+  sleep 2 # the second one watches before the first one goes
+  kill -TERM "$first"
+  must "$mode: a second replica takes over" within 20 holder_is two
+  kill -TERM "$second"
+  wait "$first" "$second" 2>/dev/null
+  granted >"$folder/granted"
+  asked "$since" >"$folder/asked"
+  must "$mode: nothing was forbidden" test -z "$(grep -v '^allow ' "$folder/asked")"
+  sed -n 's/^allow //p' "$folder/asked" >"$folder/used"
+  if diff --label granted --label used -u "$folder/granted" "$folder/used"; then
+    ok "$mode: $(wc -l <"$folder/used") rights are granted, and each was used"
+  else
+    fail "$mode: what is granted is not what is used"
+  fi
+  kubectl -n "$jobs" delete secret target >/dev/null
+  must "$mode: uninstalled" "$helm" uninstall tenure --namespace tenure-system
+  kubectl -n "$jobs" delete pj --all >/dev/null
+  kubectl -n tenure-system delete lease tenure >/dev/null
+}
+
+binary=${TENURE_BIN:-}
+if [[ -z $binary ]]; then
+  cargo build --quiet --all-features --bin tenure || exit 1
+  binary=${CARGO_TARGET_DIR:-target}/debug/tenure
+fi
+must "namespaces" namespaces
+must "the operator's kinds" operator_kinds
+dry_runs
+must "a chart as it was before" older_chart
+life_of_a_release
+rights cluster-wide shop
+rights namespaced shop --set watchNamespace=shop
+rights "namespaced, its own" tenure-system --set watchNamespace=tenure-system
+((failures == 0)) || { echo "$failures failed" >&2; exit 1; }
+echo "the chart holds on a real API server"
