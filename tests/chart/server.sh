@@ -173,10 +173,10 @@ users: [{name: account, user: {token: "$token"}}]
 contexts: [{name: real, context: {cluster: real, user: account, namespace: tenure-system}}]
 current-context: real
 YAML
-  # The arguments that the chart gives, but for the address: both replicas are on this machine.
+  # The arguments that the chart gives, but for what belongs to a pod.
   local args
   mapfile -t args < <(kubectl -n tenure-system get deployment tenure -o jsonpath='{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' |
-    grep -v -e '^--admin-address' | sed 's/\$(POD_NAMESPACE)/tenure-system/')
+    grep -v -e '^--admin-address' -e '^--pod-uid' -e '^--lock-directory' | sed 's/\$(POD_NAMESPACE)/tenure-system/')
   KUBECONFIG=$folder/$name.kubeconfig POD_NAME=$name \
     "$binary" "${args[@]}" --admin-address=127.0.0.1:0 "$@" 2>"$folder/$name.log" &
   started+=($!)
@@ -205,6 +205,11 @@ ready_is() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?
 event_with_series() { [[ $(kubectl -n "$1" get events.v1.events.k8s.io -o jsonpath='{.items[*].series.count}') =~ [2-9] ]]; }
 holder_is() { [[ $(kubectl -n tenure-system get lease tenure -o jsonpath='{.spec.holderIdentity}') == "$1"_* ]]; }
 ran() { [[ -n $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.lastRuns[0].outcome}') ]]; }
+# A write that meets a change of the spec is refused, and the job is read again.
+timeout_is() { kubectl -n "$1" patch pj "$2" --type=merge -p "{\"spec\":{\"timeout\":\"$3\"}}"; }
+reads_again() {
+  timeout_is "$2" "$3" 4s && timeout_is "$2" "$3" 5s && timeout_is "$2" "$3" 6s && asked "$1" | grep -qx 'allow tenure.dev periodicjobs get'
+}
 schedule() { kubectl -n "$1" patch pj "$2" --type=merge -p "{\"spec\":{\"schedule\":\"$3\",\"interval\":null}}"; }
 
 rights() {
@@ -219,6 +224,7 @@ rights() {
   must "$mode: a first replica leads" within 20 holder_is one
   must "$mode: a job" a_job worker "$jobs"
   must "$mode: it is run" within 30 ran "$jobs" worker
+  must "$mode: it is read again when in doubt" within 60 reads_again "$since" "$jobs" worker
   # A fact that is stated twice is one Event, with a count: that takes more than a create.
   schedule "$jobs" worker '61 * * * *' >/dev/null
   within 20 ready_is "$jobs" worker False || fail "$mode: an invalid schedule is not told"

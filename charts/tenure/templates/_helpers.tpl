@@ -138,6 +138,7 @@ annotations:
 {{- end }}
 - --leader-elect-retry-period={{ $election.retryPeriod }}
 - --leader-elect-stop-margin={{ $election.stopMargin }}
+- --foreign-grace={{ $election.foreignGrace }}
 - --catch-up-rate={{ int .Values.jobs.catchUpRate }}
 - --max-clock-skew={{ .Values.jobs.maxClockSkew }}
 {{- range .Values.jobs.egressAllow }}
@@ -149,6 +150,8 @@ annotations:
 {{- $host := contains ":" .Values.admin.host | ternary (printf "[%s]" .Values.admin.host) .Values.admin.host }}
 - {{ printf "--admin-address=%s:%d" $host (int .Values.admin.port) | quote }}
 - --termination-grace-period={{ int .Values.terminationGracePeriodSeconds }}s
+- --pod-uid=$(POD_UID)
+- --lock-directory=/run/tenure
 - --log-format={{ .Values.log.format }}
 - {{ printf "--log-level=%s" .Values.log.level | quote }}
 {{- end }}
