@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test walkthrough simulation parity lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
+.PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,19 @@ walkthrough: ## Run README's console blocks word for word, and compare what they
 
 parity: ## Compare the sandbox with a real API server (needs Go; the first time builds it)
 	@sandbox/parity/run.sh
+
+chart: ## Check chart, plain manifests, alerts and dashboard without a cluster (needs promtool; the first time builds helm)
+	@scripts/chart.sh
+
+chart-server: ## Install the chart on a real API server, upgrade it, and compare its rights with the audit log (needs Go)
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && \
+		PARITY_AUTHORIZATION=RBAC PARITY_AUDIT=$$log sandbox/parity/run.sh tests/chart/server.sh
+
+manifests: ## Write deploy/ and the chart's README and definitions from what they are generated from
+	@scripts/manifests.sh
+
+image: ## Build the image from a static binary, without a registry (needs buildah); print its size
+	@scripts/image.sh
 
 lint: docs crds-check as-library deny broken-check ## Check format, clippy (all, default, no features), docs, licenses, CRDs, library use, patches
 	$(CARGO) fmt --all --check

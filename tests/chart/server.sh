@@ -221,7 +221,12 @@ rights() {
   kubectl -n "$jobs" create secret generic target --from-literal=token=secret >/dev/null
   replica one --egress-allow=127.0.0.0/8
   first=${started[-1]}
-  must "$mode: a first replica leads" within 20 holder_is one
+  if ! within 20 holder_is one; then
+    fail "$mode: the first replica does not lead; the end of its log:"
+    tail -n 5 "$folder/one.log"
+    "$helm" uninstall tenure --namespace tenure-system
+    return
+  fi
   must "$mode: a job" a_job worker "$jobs"
   must "$mode: it is run" within 30 ran "$jobs" worker
   must "$mode: it is read again when in doubt" within 60 reads_again "$since" "$jobs" worker
