@@ -4,13 +4,16 @@
 #   scripts/chart.sh --update   writes the snapshots of tests/chart and what scripts/manifests.sh generates anew
 # It needs Go (for helm, once) and promtool, which is part of Debian's package prometheus.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 chart=charts/tenure
 helm=$(scripts/helm.sh) || exit 1
 promtool=$(command -v promtool) || { echo "promtool is needed: apt-get install prometheus, or https://prometheus.io/download" >&2; exit 1; }
+# What the program shows; a test holds it to the program.
+metrics_snapshot=src/observe/snapshots/tenure__observe__metrics__tests__the_metrics_of_a_leader_follow_the_contract.snap
 fresh=$(mktemp -d)
-trap 'rm -rf "$fresh"' EXIT
+# The Prometheus of one check, if that is cut off: its process id stands in a file, because checks run in subshells.
+trap '[[ ! -s $fresh/pid ]] || kill -KILL "$(<"$fresh/pid")" 2>/dev/null; rm -rf "$fresh"' EXIT
 failures=0
 
 # check NAME COMMAND...: runs it, and shows what it printed if it failed.
@@ -179,9 +182,55 @@ dashboard() {
   echo "$count queries"
 }
 
+# The queries against a real Prometheus that holds half an hour of what a leader with one job shows: each has data.
+with_data() {
+  local prometheus port started now pid query answer empty=0 count=0
+  prometheus=$(command -v prometheus) || { echo "prometheus is needed, of the same package as promtool"; return 1; }
+  now=$(date +%s) started=$(($(date +%s) - 1800))
+  {
+    grep -E '^[a-z_]+(\{.*\})? [0-9.]+$' "$metrics_snapshot"
+    printf '%s 1\n' process_resident_memory_bytes process_cpu_seconds_total process_open_fds
+  } | awk -v from="$started" -v until="$now" '
+    /_sum|_count|_bucket|_total/ { counts[NR] = 1 }
+    {
+      series[NR] = $1; value[NR] = $2
+      if (series[NR] !~ /\{/) series[NR] = series[NR] "{}"
+      sub(/\{/, "{namespace=\"tenure-system\",pod=\"tenure-0\",", series[NR]); sub(/,\}/, "}", series[NR])
+    }
+    END {
+      for (i = 1; i <= NR; i++) if (series[i] != "") for (at = from; at <= until; at += 15)
+        printf "%s %s %d\n", series[i], value[i] + (counts[i] ? (at - from) / 15 : 0), at
+      print "# EOF"
+    }' >"$fresh/openmetrics"
+  mkdir "$fresh/tsdb"
+  "$promtool" tsdb create-blocks-from openmetrics "$fresh/openmetrics" "$fresh/tsdb" >/dev/null || return 1
+  echo 'scrape_configs: []' >"$fresh/prometheus.yaml"
+  port=$((20000 + RANDOM))
+  "$prometheus" --config.file="$fresh/prometheus.yaml" --storage.tsdb.path="$fresh/tsdb" --log.level=error \
+    --web.listen-address="127.0.0.1:$port" >"$fresh/prometheus.log" 2>&1 &
+  pid=$!
+  echo "$pid" >"$fresh/pid"
+  for _ in {1..100}; do
+    "$promtool" query instant "http://127.0.0.1:$port" 'vector(1)' >/dev/null 2>&1 && break
+    kill -0 "$pid" 2>/dev/null || { cat "$fresh/prometheus.log"; return 1; }
+    sleep 0.2
+  done
+  while IFS= read -r query; do
+    count=$((count + 1))
+    answer=$("$promtool" query instant --time="$now" "http://127.0.0.1:$port" "$query" 2>&1) || { echo "$query: $answer"; empty=1; }
+    # A sample is `labels => value @[time]`.
+    [[ $answer == *"=> "* && $answer != *"=> NaN"* ]] || { echo "no data: $query: $answer"; empty=1; }
+  done <"$fresh/queries"
+  kill -KILL "$pid"
+  wait "$pid" 2>/dev/null
+  rm "$fresh/pid"
+  ((empty == 0)) || return 1
+  echo "$count queries, each with data"
+}
+
 # Every metric that an alert or the dashboard reads exists, and no label is read that the program does not give it.
 metrics() {
-  local known=src/observe/snapshots/tenure__observe__metrics__tests__the_metrics_of_a_leader_follow_the_contract.snap unknown unread
+  local known=$metrics_snapshot unknown unread
   sed -nE 's/^([a-z_]+)[{ ].*/\1/p' "$known" | sort -u >"$fresh/metrics"
   { cat "$chart/files/alerts.yaml"; queries; } | grep -oE '\b(tenure|leader_election)_[a-z_]+' | sort -u >"$fresh/read"
   unknown=$(comm -13 "$fresh/metrics" "$fresh/read")
@@ -214,5 +263,6 @@ check "names" other_names
 check "generated files" scripts/manifests.sh --check
 check "alerts" alerts
 check "dashboard" dashboard
+check "dashboard with data" with_data
 check "metrics" metrics
 ((failures == 0)) || { echo "$failures checks of the chart failed" >&2; exit 1; }

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 # More than this, and something has got in that does not belong there.
 size_max=$((15 * 1024 * 1024))
 certificates=/etc/ssl/certs/ca-certificates.crt
-binary= archive=
+binary='' archive=''
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --binary) binary=${2:?"--binary needs a file"} ;;

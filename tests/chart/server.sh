@@ -7,7 +7,7 @@
 #
 # `make chart-server` does. TENURE_BIN is a binary to run instead of the one that is built here.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 
 helm=$(scripts/helm.sh) || exit 1
 : "${KUBECONFIG:?run it by sandbox/parity/run.sh}" "${PARITY_AUDIT:?the file of the audit log}"
