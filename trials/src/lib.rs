@@ -2,7 +2,8 @@
 //!
 //! Everything here knows `tenure` only from outside: as a binary with flags, as the sender of HTTP requests, and as the
 //! author of status versions in an API server. [`ledger`], [`probe`] and [`watcher`] see; [`judge`] judges, and is pure;
-//! [`replicas`], [`aim`] and [`cluster`] are the harness's hands, and [`session`] runs one family of trials with them.
+//! [`replicas`], [`aim`] and [`cluster`] are the harness's hands, and [`session`] runs one family of trials with them. [`pods`] does the same on a
+//! cluster, with hands on its pods and nodes.
 //! [`mod@bench`] measures instead of judging.
 #![allow(
     clippy::disallowed_methods,
@@ -17,6 +18,8 @@ pub mod journal;
 pub mod judge;
 pub mod ledger;
 pub mod objects;
+pub mod observers;
+pub mod pods;
 pub mod probe;
 pub mod replicas;
 pub mod session;

@@ -41,7 +41,7 @@ pub enum ObjectError {
         reason: String,
     },
     /// The API server refused a request.
-    #[error("the sandbox refused {what}: {source}")]
+    #[error("the API server refused {what}: {source}")]
     Refused {
         /// What was asked of it.
         what: String,
@@ -54,12 +54,18 @@ pub enum ObjectError {
 #[derive(Clone)]
 pub struct Objects {
     client: Client,
+    namespace: String,
 }
 
 impl Objects {
     /// Objects behind this client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self::within(client, NAMESPACE)
+    }
+
+    /// Objects behind this client, in a namespace of their own.
+    pub fn within(client: Client, namespace: &str) -> Self {
+        Self { client, namespace: namespace.to_owned() }
     }
 
     /// Posts the definitions that the binary prints.
@@ -121,11 +127,12 @@ impl Objects {
     }
 
     fn jobs(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &kind())
+        Api::namespaced_with(self.client.clone(), &self.namespace, &kind())
     }
 }
 
-fn kind() -> ApiResource {
+/// The kind of the jobs.
+pub fn kind() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("tenure.dev", "v1alpha1", "PeriodicJob"))
 }
 

@@ -169,7 +169,12 @@ impl ProbeLog {
 impl Probe {
     /// Starts a receiver on a free port of 127.0.0.1.
     pub fn start() -> io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Starts a receiver at this address.
+    pub fn start_at(address: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address)?;
         socket.set_read_timeout(Some(STOP_CHECK))?;
         let address = socket.local_addr()?;
         let (log, stop) = (Arc::<Mutex<ProbeLog>>::default(), Arc::<AtomicBool>::default());

@@ -6,15 +6,21 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use futures::StreamExt;
 use jiff::Timestamp;
+use kube::{
+    Api, Client,
+    api::{DynamicObject, ListParams, WatchEvent, WatchParams},
+};
 use sandbox::Sandbox;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::clock::At;
+use crate::{clock::At, objects::kind};
 
 /// The name of the resource that is watched.
 const RESOURCE: &str = "periodicjobs.tenure.dev";
@@ -104,6 +110,7 @@ pub struct JobHistory {
 pub struct History {
     jobs: BTreeMap<String, JobHistory>,
     unreadable: Vec<String>,
+    gaps: u64,
 }
 
 /// A running watcher. Dropping it stops it.
@@ -174,6 +181,20 @@ impl Watcher {
         Self { history, task }
     }
 
+    /// Follows every write from now on through the API server's watch. A watch that breaks goes on from the version that it
+    /// had reached; [`Watcher::gaps`] counts the times when the API server no longer had what came in between.
+    pub fn follow_api(client: Client, namespace: &str) -> Self {
+        let history = Arc::<Mutex<History>>::default();
+        let jobs: Api<DynamicObject> = Api::namespaced_with(client, namespace, &kind());
+        let task = tokio::spawn(follow(jobs, history.clone()));
+        Self { history, task }
+    }
+
+    /// How often versions may have been missed.
+    pub fn gaps(&self) -> u64 {
+        lock(&self.history).gaps
+    }
+
     /// Everything seen so far.
     pub fn history(&self) -> History {
         lock(&self.history).clone()
@@ -182,6 +203,74 @@ impl Watcher {
     /// What `look` finds in the history, without a copy of it.
     pub fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&lock(&self.history))
+    }
+}
+
+/// A watch is opened again before the 295 s that kube allows for one.
+const WATCH_SECONDS: u32 = 290;
+/// An API server that is down is not asked without a pause.
+const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+/// The answer to a list and the head of a watch come at once, or not at all.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+async fn follow(jobs: Api<DynamicObject>, history: Arc<Mutex<History>>) {
+    let params = WatchParams::default().timeout(WATCH_SECONDS);
+    let mut reached: Option<String> = None;
+    loop {
+        let from = match reached.take() {
+            Some(version) => version,
+            None => match list(&jobs, &history).await {
+                Some(version) => version,
+                None => continue,
+            },
+        };
+        reached = Some(from.clone());
+        let opened = tokio::time::timeout(ANSWER_LIMIT, jobs.watch(&params, &from)).await;
+        let Ok(Ok(events)) = opened else {
+            tokio::time::sleep(REOPEN_PAUSE).await;
+            continue;
+        };
+        let mut events = std::pin::pin!(events);
+        while let Some(Ok(event)) = events.next().await {
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    reached.clone_from(&object.metadata.resource_version);
+                    note(&history, &object);
+                }
+                WatchEvent::Deleted(object) => reached.clone_from(&object.metadata.resource_version),
+                WatchEvent::Bookmark(bookmark) => reached = Some(bookmark.metadata.resource_version),
+                WatchEvent::Error(status) => {
+                    tracing::warn!(%status, "versions may have been missed");
+                    lock(&history).gaps += 1;
+                    reached = None;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn list(jobs: &Api<DynamicObject>, history: &Mutex<History>) -> Option<String> {
+    let listed = tokio::time::timeout(ANSWER_LIMIT, jobs.list(&ListParams::default())).await;
+    let Ok(Ok(list)) = listed else {
+        tokio::time::sleep(REOPEN_PAUSE).await;
+        return None;
+    };
+    list.items.iter().for_each(|object| note(history, object));
+    list.metadata.resource_version
+}
+
+fn note(history: &Mutex<History>, object: &DynamicObject) {
+    let version = object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+    let value = serde_json::to_value(object);
+    if let (Some(version), Ok(value)) = (version, value) {
+        let mut history = lock(history);
+        // A list after a gap shows what is known already.
+        let known =
+            object.metadata.name.as_deref().and_then(|name| history.job(name)).and_then(|job| job.versions.last());
+        if known.is_none_or(|known| known.resource_version < version) {
+            history.take(At::now(), version, &value);
+        }
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
         let slot = jiff::Timestamp::from_millisecond(1_000_000).unwrap();
         Entry {
             first_byte: At::from_millis(u64::try_from(1_000_000 + millis).unwrap()),
-            dialled: Ipv4Addr::LOCALHOST.into(),
+            replica: Ipv4Addr::LOCALHOST.into(),
             path: "/".into(),
             request: Request { run_id: "r".into(), job: "j".into(), slot: Some(slot), attempt, token: 1 },
             verdict: Verdict::Accepted,

@@ -94,6 +94,8 @@ pub struct Findings {
     pub coalesced_in_office: Vec<(String, Timestamp)>,
     /// From the signal to the first sign of the successor.
     pub take_overs: Vec<Duration>,
+    /// Those that took longer than is promised.
+    pub late_take_overs: Vec<Duration>,
 }
 
 /// Judges a family.
@@ -103,6 +105,9 @@ pub fn judge(evidence: &Evidence) -> Findings {
     let excused = excused_datagrams(evidence);
     let (ran_share, unhindered_not_run) = ran_share(evidence);
     let take_over = |struck: At, taken: Option<At>| taken.map(|taken| taken.since(struck));
+    let take_overs: Vec<Duration> =
+        evidence.trials.iter().filter_map(|trial| take_over(trial.struck, trial.taken_over)).collect();
+    let is_late = |took: &&Duration| evidence.take_over_limit.is_some_and(|limit| **took > limit);
     Findings {
         family: evidence.family,
         due,
@@ -118,7 +123,8 @@ pub fn judge(evidence: &Evidence) -> Findings {
         ran_share,
         unhindered_not_run,
         coalesced_in_office: coalesced_in_office(evidence),
-        take_overs: evidence.trials.iter().filter_map(|trial| take_over(trial.struck, trial.taken_over)).collect(),
+        late_take_overs: take_overs.iter().filter(is_late).copied().collect(),
+        take_overs,
     }
 }
 
@@ -133,7 +139,7 @@ impl Findings {
         };
         fail(!self.lost.is_empty(), format!("{} slots lost, first {:?}", self.lost.len(), self.lost.first()));
         fail(
-            self.family == Family::Term && !self.doubled.is_empty(),
+            self.family.is_planned() && !self.doubled.is_empty(),
             format!("{} runs doubled by a planned hand-over, first {:?}", self.doubled.len(), self.doubled.first()),
         );
         fail(
@@ -169,6 +175,14 @@ impl Findings {
                 "{} slots coalesced outside a leaderless gap, first {:?}",
                 self.coalesced_in_office.len(),
                 self.coalesced_in_office.first()
+            ),
+        );
+        fail(
+            !self.late_take_overs.is_empty(),
+            format!(
+                "{} successors came later than is promised, the last of them after {:?}",
+                self.late_take_overs.len(),
+                self.late_take_overs.iter().max()
             ),
         );
         failures
@@ -297,8 +311,8 @@ pub(super) fn old_tokens(evidence: &Evidence) -> (Vec<Entry>, Vec<Entry>) {
 pub(super) fn unexcused(evidence: &Evidence, refused: &[Entry]) -> Vec<Entry> {
     let mut used = BTreeSet::new();
     let excused = |entry: &Entry| {
-        let thaw = evidence.thaw_of(entry.first_byte, |trial| trial.victim_address == entry.dialled);
-        evidence.family == Family::Stop && thaw.is_some_and(|trial| used.insert(trial))
+        let thaw = evidence.thaw_of(entry.first_byte, |trial| trial.victim_address == entry.replica);
+        evidence.family.freezes() && thaw.is_some_and(|trial| used.insert(trial))
     };
     let mut excused = excused;
     refused.iter().filter(|entry| !excused(entry)).cloned().collect()
@@ -306,7 +320,7 @@ pub(super) fn unexcused(evidence: &Evidence, refused: &[Entry]) -> Vec<Entry> {
 
 /// The late datagrams that a freeze excuses: each freeze excuses one, of the frozen replica, as it thaws.
 pub(super) fn excused_datagrams(evidence: &Evidence) -> Vec<Late> {
-    if evidence.family != Family::Stop {
+    if !evidence.family.freezes() {
         return Vec::new();
     }
     let mut used = BTreeSet::new();

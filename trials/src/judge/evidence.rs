@@ -21,6 +21,24 @@ pub enum Family {
     Term,
     /// SIGSTOP for longer than a lease, then SIGCONT; in half of the trials SIGTERM arrives while it is frozen.
     Stop,
+    /// The leader's pod is deleted: it leaves in order, and another pod takes its place.
+    PodDeleted,
+    /// The first process of the leader's container is killed: the kubelet starts it anew in the same pod.
+    ContainerKilled,
+    /// The leader's container is frozen for 5, 20 and 60 s; the kubelet may restart it.
+    PodFrozen,
+    /// The leader's node does not reach the API server, and reaches the target.
+    NodeCutOff,
+    /// The leader's node dies.
+    NodeDead,
+    /// The API server dies and is started again.
+    ApiServerRestarted,
+    /// The API server is frozen for 5, 20 and 60 s.
+    ApiServerPaused,
+    /// etcd is frozen for 5, 20 and 60 s.
+    EtcdPaused,
+    /// The Lease is deleted, emptied and edited.
+    LeaseTouched,
 }
 
 /// What a job promises of a run whose end is not known.
@@ -72,12 +90,12 @@ pub struct Trial {
     pub number: u32,
     /// The identity of the replica that was struck.
     pub victim: String,
-    /// The ledger address of that replica.
+    /// The address that the ledger knows that replica by.
     pub victim_address: IpAddr,
     /// The token it led with.
     pub token: u64,
-    /// Where in a run's life it was struck.
-    pub window: Window,
+    /// Where in a run's life it was struck; nothing where nobody aimed.
+    pub window: Option<Window>,
     /// When the first fault or hold was put in place.
     pub armed: At,
     /// When the signal was sent.
@@ -105,6 +123,8 @@ pub struct Evidence {
     pub history: History,
     /// The trials.
     pub trials: Vec<Trial>,
+    /// The longest that a successor may take, where that is a promise.
+    pub take_over_limit: Option<Duration>,
     /// Translates slots to the harness's clock.
     pub timeline: Timeline,
     /// Slots due up to here must be decided, and their runs ended.
@@ -115,15 +135,51 @@ pub struct Evidence {
 }
 
 impl Family {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Kill, Self::Term, Self::Stop];
+    /// Those of processes.
+    pub const OF_PROCESSES: [Self; 3] = [Self::Kill, Self::Term, Self::Stop];
+
+    /// Those of pods on a cluster.
+    pub const OF_PODS: [Self; 9] = [
+        Self::PodDeleted,
+        Self::ContainerKilled,
+        Self::PodFrozen,
+        Self::NodeCutOff,
+        Self::NodeDead,
+        Self::ApiServerRestarted,
+        Self::ApiServerPaused,
+        Self::EtcdPaused,
+        Self::LeaseTouched,
+    ];
 
     /// How many trials make a full family.
     pub const fn full_size(self) -> u32 {
         match self {
-            Self::Kill | Self::Term => 50,
+            Self::Kill | Self::Term | Self::PodDeleted => 50,
             Self::Stop => 40,
+            Self::ContainerKilled => 20,
+            Self::PodFrozen => 10,
+            Self::NodeCutOff => 5,
+            Self::NodeDead
+            | Self::ApiServerRestarted
+            | Self::ApiServerPaused
+            | Self::EtcdPaused
+            | Self::LeaseTouched => 3,
         }
+    }
+
+    /// Whether the leader leaves in order, so that nothing may be made twice.
+    pub const fn is_planned(self) -> bool {
+        matches!(self, Self::Term | Self::PodDeleted)
+    }
+
+    /// Whether the leader is frozen: what it was about to send then appears when it thaws.
+    pub const fn freezes(self) -> bool {
+        matches!(self, Self::Stop | Self::PodFrozen)
+    }
+
+    /// Whether a test of it needs hands on the nodes.
+    pub const fn needs_the_nodes(self) -> bool {
+        !matches!(self, Self::PodDeleted | Self::LeaseTouched)
     }
 }
 
@@ -133,6 +189,15 @@ impl fmt::Display for Family {
             Self::Kill => "SIGKILL",
             Self::Term => "SIGTERM",
             Self::Stop => "SIGSTOP",
+            Self::PodDeleted => "pod-deleted",
+            Self::ContainerKilled => "container-killed",
+            Self::PodFrozen => "pod-frozen",
+            Self::NodeCutOff => "node-cut-off",
+            Self::NodeDead => "node-dead",
+            Self::ApiServerRestarted => "api-server-restarted",
+            Self::ApiServerPaused => "api-server-paused",
+            Self::EtcdPaused => "etcd-paused",
+            Self::LeaseTouched => "lease-touched",
         })
     }
 }
@@ -145,7 +210,10 @@ impl FromStr for Family {
             "kill" => Ok(Self::Kill),
             "term" => Ok(Self::Term),
             "stop" => Ok(Self::Stop),
-            other => Err(format!("unknown family {other:?}: expected kill, term or stop")),
+            other => Self::OF_PODS.into_iter().find(|family| family.to_string() == other).ok_or_else(|| {
+                let of_pods = Self::OF_PODS.map(|family| family.to_string()).join(", ");
+                format!("unknown family {other:?}: expected kill, term or stop, or of pods {of_pods}")
+            }),
         }
     }
 }

@@ -17,8 +17,9 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
         written.expect("writing to a string cannot fail");
     };
     row("trials", evidence.trials.len().to_string());
-    for window in Window::ALL {
-        let count = evidence.trials.iter().filter(|trial| trial.window == window).count();
+    let aimed = evidence.trials.iter().any(|trial| trial.window.is_some());
+    for window in Window::ALL.into_iter().filter(|_| aimed) {
+        let count = evidence.trials.iter().filter(|trial| trial.window == Some(window)).count();
         row(&format!("struck {window}"), count.to_string());
     }
     row("slots due", findings.due.to_string());

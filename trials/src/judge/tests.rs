@@ -27,11 +27,11 @@ fn millis(millis: u64) -> At {
     At::from_millis(millis)
 }
 
-fn entry(at: u64, job: &str, second: i64, token: u64, dialled: IpAddr) -> Entry {
+fn entry(at: u64, job: &str, second: i64, token: u64, replica: IpAddr) -> Entry {
     let request =
         Request { run_id: format!("{job}-{second}"), job: job.into(), slot: Some(wall(second)), attempt: 1, token };
     let answered = Some(millis(at + 100));
-    Entry { first_byte: millis(at), dialled, path: "/lease".into(), request, verdict: Verdict::Accepted, answered }
+    Entry { first_byte: millis(at), replica, path: "/lease".into(), request, verdict: Verdict::Accepted, answered }
 }
 
 /// Three slots at 1, 2 and 3 s of an at-least-once and an at-most-once job: the first run by token 5 on A, which is then
@@ -49,13 +49,14 @@ fn clean(family: Family) -> Evidence {
             victim: "a".into(),
             victim_address: A,
             token: 5,
-            window: Window::Acting,
+            window: Some(Window::Acting),
             armed: millis(1_300),
             struck: millis(1_400),
             calm: millis(2_800),
             freeze: (family == Family::Stop).then_some(Freeze { stop: millis(1_400), cont: millis(4_000) }),
             taken_over: Some(millis(2_500)),
         }],
+        take_over_limit: None,
         timeline: Timeline::fixed(millis(0), wall(0)),
         until: wall(3),
         bad_ends: Vec::new(),
@@ -111,7 +112,7 @@ fn fails(evidence: &Evidence, about: &str) {
 
 #[test]
 fn evidence_without_a_fault_passes_in_every_family() {
-    for family in Family::ALL {
+    for family in Family::OF_PROCESSES {
         let evidence = clean(family);
         assert_eq!(failures(&evidence), Vec::<String>::new());
         let findings = judge(&evidence);
@@ -178,7 +179,7 @@ fn a_run_that_is_open_at_the_end_is_lost() {
 
 #[test]
 fn a_doubled_run_fails_a_planned_hand_over_and_is_only_counted_after_a_crash() {
-    for family in Family::ALL {
+    for family in Family::OF_PROCESSES {
         let mut evidence = clean(family);
         evidence.entries.push(entry(2_900, "least", 1, 8, B));
         assert_eq!(judge(&evidence).doubled.len(), 1);
@@ -201,7 +202,7 @@ fn a_slot_run_under_two_run_ids_is_doubled_too() {
 
 #[test]
 fn an_at_most_once_run_made_twice_fails_in_every_family() {
-    for family in Family::ALL {
+    for family in Family::OF_PROCESSES {
         let mut evidence = clean(family);
         evidence.entries.push(entry(2_900, "most", 1, 8, B));
         fails(&evidence, "1 at-most-once runs made twice");
@@ -215,8 +216,8 @@ fn an_accepted_old_token_fails_even_as_a_replica_thaws() {
     fails(&evidence, "1 effects of an old token accepted");
 }
 
-fn refused(at: u64, second: i64, dialled: IpAddr) -> Entry {
-    Entry { verdict: Verdict::Refused, ..entry(at, "least", second, 5, dialled) }
+fn refused(at: u64, second: i64, replica: IpAddr) -> Entry {
+    Entry { verdict: Verdict::Refused, ..entry(at, "least", second, 5, replica) }
 }
 
 #[test]
@@ -239,16 +240,16 @@ fn a_freeze_excuses_one_refused_request_of_the_frozen_replica_as_it_thaws() {
     second.entries.push(refused(4_005, 5, A));
     fails(&second, "1 effects of an old token refused");
 
-    for (at, dialled) in [(4_006, A), (3_999, A), (4_001, B)] {
+    for (at, replica) in [(4_006, A), (3_999, A), (4_001, B)] {
         let mut other = clean(Family::Stop);
-        other.entries.push(refused(at, 4, dialled));
+        other.entries.push(refused(at, 4, replica));
         fails(&other, "1 effects of an old token refused");
     }
 }
 
 #[test]
 fn a_datagram_of_an_older_term_is_an_overlap_unless_a_freeze_excuses_it() {
-    for family in Family::ALL {
+    for family in Family::OF_PROCESSES {
         let mut evidence = clean(family);
         evidence.probe.take(millis(4_002), b"5 a 1");
         if family == Family::Stop {

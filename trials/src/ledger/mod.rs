@@ -2,8 +2,8 @@
 //!
 //! It stamps the first byte of each request on the harness's clock, keeps who sent what ([`Entry`]), answers after a random
 //! share of the job's period (seeded by the run, so that a session replays), and fences: a token lower than one it has seen
-//! under the same path is refused with 412 and counted. Each replica is given an address of its own to dial, so that the
-//! ledger knows which replica sent a request without believing what the request says.
+//! under the same path is refused with 412 and counted. Each replica is given an address of its own to dial, or is a pod with
+//! one of its own, so that the ledger knows which replica sent a request without believing what the request says.
 //!
 //! A harness can hold the answer of the next request that fits ([`Ledger::hold`]): the request has been taken, the effect has
 //! happened, and the sender waits until the hold is released.
@@ -14,4 +14,4 @@ mod record;
 mod server;
 
 pub use record::{Entry, Log, Request, Verdict};
-pub use server::{Hold, Ledger, LedgerError, Pace};
+pub use server::{Hold, Ledger, LedgerError, NamedBy, Pace};

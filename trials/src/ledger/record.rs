@@ -37,8 +37,8 @@ pub enum Verdict {
 pub struct Entry {
     /// When its first byte could be read.
     pub first_byte: At,
-    /// The address it was dialled on, which names the replica.
-    pub dialled: IpAddr,
+    /// The address that names the replica: the one it dialled, or the one it came from.
+    pub replica: IpAddr,
     /// The path, which is what the fence is kept by.
     pub path: String,
     /// What it said of itself.
@@ -90,11 +90,11 @@ impl Request {
 
 impl Log {
     /// Takes a request: decides by the fence, keeps it, and returns its place and the verdict.
-    pub fn take(&mut self, first_byte: At, dialled: IpAddr, path: &str, request: Request) -> (usize, Verdict) {
+    pub fn take(&mut self, first_byte: At, replica: IpAddr, path: &str, request: Request) -> (usize, Verdict) {
         let highest = self.highest.entry(path.to_owned()).or_default();
         let verdict = if request.token < *highest { Verdict::Refused } else { Verdict::Accepted };
         *highest = request.token.max(*highest);
-        self.entries.push(Entry { first_byte, dialled, path: path.to_owned(), request, verdict, answered: None });
+        self.entries.push(Entry { first_byte, replica, path: path.to_owned(), request, verdict, answered: None });
         (self.entries.len() - 1, verdict)
     }
 

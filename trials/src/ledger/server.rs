@@ -40,6 +40,16 @@ pub struct Pace {
     pub periods: BTreeMap<String, Duration>,
 }
 
+/// Which address of a connection names the replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NamedBy {
+    /// The one that was dialled: each replica has one of its own.
+    #[default]
+    Dialled,
+    /// The one that it came from: each replica is a pod.
+    Origin,
+}
+
 /// Why a ledger could not start.
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -64,6 +74,7 @@ pub struct Ledger(Arc<Shared>);
 struct Shared {
     port: u16,
     pace: Pace,
+    named_by: NamedBy,
     log: Mutex<Log>,
     changed: watch::Sender<usize>,
     holds: Mutex<Vec<Armed>>,
@@ -75,7 +86,7 @@ struct Shared {
 #[derive(Debug)]
 struct Armed {
     job: Option<String>,
-    dialled: Option<IpAddr>,
+    replica: Option<IpAddr>,
     met: watch::Sender<Option<Entry>>,
     released: CancellationToken,
 }
@@ -90,10 +101,16 @@ pub struct Hold {
 impl Ledger {
     /// Starts a ledger that listens on one port of every address.
     pub async fn start(addresses: &[IpAddr], pace: Pace) -> Result<Self, LedgerError> {
+        Self::start_named_by(NamedBy::Dialled, addresses, pace).await
+    }
+
+    /// The same, with a say in what names a replica.
+    pub async fn start_named_by(named_by: NamedBy, addresses: &[IpAddr], pace: Pace) -> Result<Self, LedgerError> {
         let (port, listeners) = listen(addresses).await?;
         let ledger = Self(Arc::new(Shared {
             port,
             pace,
+            named_by,
             log: Mutex::default(),
             changed: watch::Sender::new(0),
             holds: Mutex::default(),
@@ -127,11 +144,11 @@ impl Ledger {
         self.0.changed.subscribe()
     }
 
-    /// Holds the answer of the next accepted request of this job (or any) that is dialled on this address (or any).
-    pub fn hold(&self, job: Option<&str>, dialled: Option<IpAddr>) -> Hold {
+    /// Holds the answer of the next accepted request of this job (or any) that comes from this replica (or any).
+    pub fn hold(&self, job: Option<&str>, replica: Option<IpAddr>) -> Hold {
         let (met, seen) = watch::channel(None);
         let released = CancellationToken::new();
-        lock(&self.0.holds).push(Armed { job: job.map(str::to_owned), dialled, met, released: released.clone() });
+        lock(&self.0.holds).push(Armed { job: job.map(str::to_owned), replica, met, released: released.clone() });
         Hold { met: seen, released }
     }
 
@@ -172,9 +189,9 @@ impl Pace {
 }
 
 impl Shared {
-    fn take(&self, first_byte: At, dialled: IpAddr, path: &str, request: Request) -> (usize, Entry) {
+    fn take(&self, first_byte: At, replica: IpAddr, path: &str, request: Request) -> (usize, Entry) {
         let mut log = lock(&self.log);
-        let (place, _) = log.take(first_byte, dialled, path, request);
+        let (place, _) = log.take(first_byte, replica, path, request);
         let entry = log.entries()[place].clone();
         self.changed.send_replace(place + 1);
         (place, entry)
@@ -186,7 +203,7 @@ impl Shared {
         holds.retain(|hold| !hold.released.is_cancelled());
         let place = holds.iter().position(|hold| {
             hold.job.as_ref().is_none_or(|job| *job == entry.request.job)
-                && hold.dialled.is_none_or(|dialled| dialled == entry.dialled)
+                && hold.replica.is_none_or(|replica| replica == entry.replica)
         })?;
         let hold = holds.remove(place);
         hold.met.send_replace(Some(entry.clone()));
@@ -235,8 +252,12 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream) {
     let mut first = [0_u8; 1];
     let Ok(1..) = stream.peek(&mut first).await else { return };
     let first_byte = At::now();
-    let Ok(dialled) = stream.local_addr() else { return };
-    let service = service_fn(move |request| handle(shared.clone(), first_byte, dialled.ip(), request));
+    let named = match shared.named_by {
+        NamedBy::Dialled => stream.local_addr(),
+        NamedBy::Origin => stream.peer_addr(),
+    };
+    let Ok(replica) = named else { return };
+    let service = service_fn(move |request| handle(shared.clone(), first_byte, replica.ip(), request));
     let served = http1::Builder::new()
         .keep_alive(false)
         .timer(TokioTimer::new())
@@ -250,7 +271,7 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream) {
 async fn handle(
     shared: Arc<Shared>,
     first_byte: At,
-    dialled: IpAddr,
+    replica: IpAddr,
     request: http::Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
@@ -262,7 +283,7 @@ async fn handle(
         }
     };
     let delay = shared.pace.delay(&read);
-    let (place, entry) = shared.take(first_byte, dialled, &path, read);
+    let (place, entry) = shared.take(first_byte, replica, &path, read);
     if Limited::new(request.into_body(), BODY_BOUND).collect().await.is_err() {
         return Ok(answer(StatusCode::PAYLOAD_TOO_LARGE, "the body is incomplete or too large".to_owned()));
     }
@@ -315,7 +336,7 @@ mod tests {
         assert_eq!(post(&ledger, 0, "a", 5).await, 412);
         let log = ledger.log();
         let seen: Vec<_> =
-            log.entries().iter().map(|entry| (entry.dialled, entry.request.token, entry.verdict)).collect();
+            log.entries().iter().map(|entry| (entry.replica, entry.request.token, entry.verdict)).collect();
         let expected = [
             (REPLICAS[0], 5, Verdict::Accepted),
             (REPLICAS[1], 8, Verdict::Accepted),

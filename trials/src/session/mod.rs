@@ -6,11 +6,7 @@
 
 mod trial;
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use rand::{SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
@@ -19,10 +15,11 @@ use thiserror::Error;
 use crate::{
     clock::{At, Timeline},
     cluster::{Cluster, ClusterError},
-    journal::{Journal, write_lines},
-    judge::{Evidence, Family, Guarantee, Job, Trial},
-    ledger::{Ledger, LedgerError, Pace, Verdict},
+    journal::Journal,
+    judge::{Evidence, Family, Trial},
+    ledger::{Ledger, LedgerError, Pace},
     objects::{NAMESPACE, ObjectError},
+    observers::{Observers, jobs},
     probe::Probe,
     replicas::{Launch, Replica, ReplicaError, ledger_address},
     wait::{self, Overdue},
@@ -41,10 +38,6 @@ const LEDGER_HOST: &str = "ledger.test";
 const CALM_LIMIT: Duration = Duration::from_mins(1);
 /// How long a replica may take to leave after SIGTERM: its grace period of 30 s, and some.
 const LEAVE_LIMIT: Duration = Duration::from_secs(40);
-/// How long the marks may take to reach the end of the family once it is calm.
-const SETTLE_LIMIT: Duration = Duration::from_secs(20);
-/// A leader whose last datagram is older than this is not called one. It sends one per millisecond.
-const FRESH: Duration = Duration::from_millis(250);
 
 /// What a session is run with.
 #[derive(Debug, Clone)]
@@ -84,6 +77,9 @@ pub enum SessionError {
         /// What did not happen.
         source: Overdue,
     },
+    /// A family that needs pods.
+    #[error("{0} is a family of pods: run it with the e2e program")]
+    NotOfProcesses(Family),
     /// No leader came to where it was to be struck, again and again.
     #[error("trial {0}: no leader came to where it was to be struck, again and again")]
     Unsteady(u32),
@@ -107,20 +103,18 @@ struct Leader {
 struct Session {
     settings: Settings,
     random: StdRng,
-    timeline: Timeline,
-    journal: Journal,
     cluster: Cluster,
-    ledger: Ledger,
-    probe: Probe,
-    watcher: Watcher,
+    observers: Observers,
     replicas: Vec<Replica>,
-    jobs: Vec<Job>,
     trial: u32,
     bad_ends: Vec<String>,
 }
 
 /// Runs a family and returns what was seen.
 pub async fn run(settings: &Settings) -> Result<Evidence, SessionError> {
+    if !Family::OF_PROCESSES.contains(&settings.family) {
+        return Err(SessionError::NotOfProcesses(settings.family));
+    }
     let mut session = Session::start(settings).await?;
     let mut trials = Vec::new();
     session.calm().await?;
@@ -129,17 +123,6 @@ pub async fn run(settings: &Settings) -> Result<Evidence, SessionError> {
         trials.push(session.run_trial(number).await?);
     }
     session.finish(trials).await
-}
-
-/// The jobs of every family.
-fn jobs() -> Vec<Job> {
-    let job =
-        |name: &str, millis, guarantee| Job { name: name.into(), period: Duration::from_millis(millis), guarantee };
-    vec![
-        job("fast", 200, Guarantee::AtLeastOnce),
-        job("steady", 1000, Guarantee::AtLeastOnce),
-        job("careful", 1000, Guarantee::AtMostOnce),
-    ]
 }
 
 impl Session {
@@ -174,14 +157,9 @@ impl Session {
         let mut session = Self {
             settings,
             random,
-            timeline,
-            journal,
             cluster,
-            ledger,
-            probe,
-            watcher,
+            observers: Observers { timeline, journal, ledger, probe, watcher, jobs },
             replicas,
-            jobs,
             trial: 0,
             bad_ends: Vec::new(),
         };
@@ -200,7 +178,7 @@ impl Session {
     }
 
     fn note(&self, what: &str) {
-        self.journal.note(At::now(), &format!("trial {}: {what}", self.trial));
+        self.observers.journal.note(At::now(), &format!("trial {}: {what}", self.trial));
     }
 
     fn overdue(&self) -> impl Fn(Overdue) -> SessionError + use<> {
@@ -210,9 +188,9 @@ impl Session {
 
     /// The replica that leads, if one was seen to in the last moments.
     fn leader(&self) -> Option<Leader> {
-        let newest = self.probe.with_log(|log| log.newest().cloned())?;
-        let place = self.replicas.iter().position(|replica| replica.identity == newest.identity)?;
-        (At::now().since(newest.last) < FRESH).then_some(Leader { place, token: newest.token })
+        let (identity, token) = self.observers.leader()?;
+        let place = self.replicas.iter().position(|replica| replica.identity == identity)?;
+        Some(Leader { place, token })
     }
 
     /// Waits until every replica is ready, one leads, and each job has run under its token; starts again what has ended.
@@ -224,8 +202,8 @@ impl Session {
         if calm.is_err() {
             let leader = self.leader();
             self.note(&format!("not calm: leader {leader:?}"));
-            for job in &self.jobs {
-                let run = leader.is_some_and(|leader| self.has_run(job, leader.token));
+            for job in &self.observers.jobs {
+                let run = leader.is_some_and(|leader| self.observers.has_run(job, leader.token));
                 self.note(&format!("not calm: {} has run: {run}", job.name));
             }
         }
@@ -248,7 +226,7 @@ impl Session {
             }
             if let Some(leader) = self.leader()
                 && ready
-                && self.jobs.iter().all(|job| self.has_run(job, leader.token))
+                && self.observers.all_have_run(leader.token)
             {
                 return Ok(leader);
             }
@@ -256,51 +234,32 @@ impl Session {
         }
     }
 
-    fn has_run(&self, job: &Job, token: u64) -> bool {
-        self.ledger.with_log(|log| {
-            let mut newest = log.entries().iter().rev().take_while(|entry| entry.request.token == token);
-            newest.any(|entry| entry.request.job == job.name && entry.verdict == Verdict::Accepted)
-        })
-    }
-
     /// Waits until every slot due by now is decided and run, stops everything, and hands over what was seen.
     async fn finish(mut self, trials: Vec<Trial>) -> Result<Evidence, SessionError> {
-        let until = self.timeline.wall(At::now());
-        let settled = || {
-            self.watcher.with_history(|history| {
-                let settled = |job: &Job| {
-                    history.newest(&job.name).is_some_and(|status| {
-                        status.mark >= Some(until) && status.active.values().all(|run| run.slot > until)
-                    })
-                };
-                self.jobs.iter().all(settled).then_some(())
-            })
-        };
-        if wait::until("every slot due is decided", SETTLE_LIMIT, settled).await.is_err() {
+        let until = self.observers.timeline.wall(At::now());
+        if self.observers.settle(until).await.is_err() {
             self.note("not every slot due was decided in time; the judge counts them");
         }
-        let (history, log, probe) = (self.watcher.history(), self.ledger.log(), self.probe.log());
+        let seen = self.observers.seen();
         for replica in &self.replicas {
             replica.signal(Signal::TERM)?;
         }
         for replica in &mut self.replicas {
             replica.ended(LEAVE_LIMIT).await?;
         }
-        self.ledger.stop().await;
+        self.observers.ledger.stop().await;
         self.cluster.stop().await;
-        let written = write_evidence(&self.settings.directory, &history, &log, &probe);
+        let written = seen.write(&self.settings.directory);
         written.map_err(|source| SessionError::Io { what: "writing the evidence", source })?;
-        for complaint in log.malformed_requests().iter().chain(history.unreadable()) {
-            tracing::error!(complaint, "something seen does not keep to its contract");
-        }
         Ok(Evidence {
             family: self.settings.family,
-            jobs: self.jobs,
-            entries: log.entries().to_vec(),
-            probe,
-            history,
+            jobs: self.observers.jobs,
+            entries: seen.log.entries().to_vec(),
+            probe: seen.probe,
+            history: seen.history,
             trials,
-            timeline: self.timeline,
+            take_over_limit: None,
+            timeline: self.observers.timeline,
             until,
             bad_ends: self.bad_ends,
         })
@@ -321,19 +280,4 @@ fn launch(settings: &Settings, probe: &Probe) -> Launch {
         ledger_host: LEDGER_HOST.to_owned(),
         directory: settings.directory.clone(),
     }
-}
-
-fn write_evidence(
-    directory: &Path,
-    history: &crate::watcher::History,
-    log: &crate::ledger::Log,
-    probe: &crate::probe::ProbeLog,
-) -> io::Result<()> {
-    write_lines(&directory.join("ledger.jsonl"), log.entries())?;
-    write_lines(&directory.join("terms.jsonl"), probe.terms())?;
-    write_lines(&directory.join("late-datagrams.jsonl"), probe.late())?;
-    for (name, job) in history.jobs() {
-        write_lines(&directory.join(format!("status-{name}.jsonl")), &job.versions)?;
-    }
-    Ok(())
 }

@@ -55,7 +55,7 @@ impl Session {
         Plan {
             number,
             window: Window::ALL[(number % windows) as usize],
-            job: self.jobs[random.random_range(0..self.jobs.len())].name.clone(),
+            job: self.observers.jobs[random.random_range(0..self.observers.jobs.len())].name.clone(),
             disturbance: Disturbance::draw(random),
             calm: Duration::from_millis(random.random_range(500..2000)),
             release_after: Duration::from_millis(random.random_range(0..500)),
@@ -79,13 +79,14 @@ impl Session {
             Family::Kill => self.kill(&plan, leader, &aim).await?,
             Family::Term => self.terminate(&plan, leader, &aim).await?,
             Family::Stop => Some(self.freeze(&plan, leader, &aim).await?),
+            other => return Err(SessionError::NotOfProcesses(other)),
         };
         let taken_over = self.successor(leader).await?;
         aim.release();
         self.cluster.sandbox.faults().clear();
         self.note(&format!("successor first seen {:?} after the signal", taken_over.since(struck)));
         self.calm().await?;
-        let (calm, token, window) = (At::now(), leader.token, plan.window);
+        let (calm, token, window) = (At::now(), leader.token, Some(plan.window));
         let taken_over = Some(taken_over);
         Ok(Trial { number, victim, victim_address, token, window, armed, struck, calm, freeze, taken_over })
     }
@@ -101,7 +102,7 @@ impl Session {
                 (self.replicas[leader.place].identity.clone(), self.replicas[leader.place].address);
             let sandbox = &self.cluster.sandbox;
             // The aim comes first: where both befall one request, it is held and then lost, not lost without being held.
-            let mut aim = Aim::take(sandbox, &self.ledger, plan.window, &plan.job, &identity, address);
+            let mut aim = Aim::take(sandbox, &self.observers.ledger, plan.window, &plan.job, &identity, address);
             plan.disturbance.arm(sandbox, &identity, &mut self.random);
             let reached = wait::within("the leader is where it is to be struck", AIM_LIMIT, aim.reached()).await;
             match reached {
@@ -120,7 +121,7 @@ impl Session {
         let at = At::now();
         replica.signal(signal)?;
         let pid = replica.pid().unwrap_or_default();
-        self.journal.note(at, &format!("trial {}: {name} {} pid {pid}", self.trial, replica.identity));
+        self.observers.journal.note(at, &format!("trial {}: {name} {} pid {pid}", self.trial, replica.identity));
         Ok(())
     }
 
@@ -188,8 +189,11 @@ impl Session {
 
     /// Waits for a higher token than the leader's, and says when it was first seen.
     async fn successor(&self, leader: Leader) -> Result<At, SessionError> {
-        let look =
-            || self.probe.with_log(|log| log.terms().find(|term| term.token > leader.token).map(|term| term.first));
+        let look = || {
+            self.observers
+                .probe
+                .with_log(|log| log.terms().find(|term| term.token > leader.token).map(|term| term.first))
+        };
         wait::until("a successor leads", SUCCESSOR_LIMIT, look).await.map_err(self.overdue())
     }
 }

@@ -1,0 +1,121 @@
+//! `e2e`: faults on a cluster in which Tenure is installed, judged from outside.
+//!
+//! Exits 0 when every family passed, 1 when one of the judge's conditions failed, 2 when the trials could not be run.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the judge measures real processes by the real clock; only the code under test takes time as an argument"
+)]
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use trials::{
+    judge::{Family, judge, render},
+    pods::{self, Hands, PodsError, Settings},
+};
+
+/// Strike the leader's pod, its node and the control plane, and judge what reached the ledger.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The address at which pods reach this program.
+    #[arg(long)]
+    address: IpAddr,
+    /// The port of the probe: the replicas are given `TENURE_PROBE=ADDRESS:PORT`.
+    #[arg(long, default_value_t = 9901)]
+    probe_port: u16,
+    /// The namespace of the installation.
+    #[arg(long, default_value = "tenure-system")]
+    namespace: String,
+    /// The name of its Lease.
+    #[arg(long, default_value = "tenure")]
+    lease: String,
+    /// Its lease duration, in seconds.
+    #[arg(long, default_value_t = 15)]
+    lease_seconds: u64,
+    /// How many replicas it has.
+    #[arg(long, default_value_t = 3)]
+    replicas: usize,
+    /// The folder of the fault helpers; without it, the families that need the nodes are not applicable.
+    #[arg(long, value_name = "PATH")]
+    faults: Option<PathBuf>,
+    /// What everything random is drawn from; printed, so that a run can be repeated.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A share of the full number of trials, for a short run; at least one of each.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    trials_scale: f64,
+    /// Which families to run.
+    #[arg(long, value_delimiter = ',', default_values_t = Family::OF_PODS)]
+    families: Vec<Family>,
+    /// Where logs and evidence go.
+    #[arg(long, default_value = "target/e2e", value_name = "PATH")]
+    directory: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let client = match kube::Client::try_default().await {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("no cluster to try: {error}; name one with KUBECONFIG");
+            return ExitCode::from(2);
+        }
+    };
+    let mut failures = Vec::new();
+    let mut not_applicable = Vec::new();
+    for family in arguments.families.iter().copied() {
+        let settings = settings(&arguments, family, seed);
+        println!("\n{family}: {} trials, log in {}", settings.trials, settings.directory.display());
+        match pods::run(client.clone(), &settings).await {
+            Ok(outcome) => {
+                let findings = judge(&outcome.evidence);
+                print!("{}", render(&outcome.evidence, &findings));
+                if family.freezes() {
+                    let (went_on, restarted) = outcome.thawed;
+                    println!("  {:<42} {went_on} went on, {restarted} restarted by the kubelet", "thawed");
+                }
+                println!("  {:<42} {}", "times when versions may have been missed", outcome.gaps);
+                failures.extend(findings.failures());
+                let path = settings.directory.join("findings.txt");
+                if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {
+                    eprintln!("cannot write {}: {error}", path.display());
+                }
+            }
+            Err(PodsError::NotApplicable(family)) => not_applicable.push(family),
+            Err(error) => {
+                let logs = settings.directory.display();
+                eprintln!("{family}: the trials could not be run: {error}\nThe logs are in {logs}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    for family in &not_applicable {
+        println!("not applicable here: {family} needs hands on the nodes (--faults)");
+    }
+    for failure in &failures {
+        println!("FAILED {failure}");
+    }
+    println!("{}", if failures.is_empty() { "passed" } else { "failed" });
+    ExitCode::from(u8::from(!failures.is_empty()))
+}
+
+fn settings(arguments: &Arguments, family: Family, seed: u64) -> Settings {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number of trials")]
+    let trials = (f64::from(family.full_size()) * arguments.trials_scale.clamp(0.0, 100.0)).round() as u32;
+    Settings {
+        family,
+        trials: trials.max(1),
+        seed,
+        directory: arguments.directory.join(family.to_string()),
+        address: arguments.address,
+        probe_port: arguments.probe_port,
+        namespace: arguments.namespace.clone(),
+        lease: arguments.lease.clone(),
+        lease_duration: Duration::from_secs(arguments.lease_seconds),
+        replicas: arguments.replicas,
+        hands: arguments.faults.clone().map(Hands::new),
+    }
+}

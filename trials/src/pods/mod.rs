@@ -1,0 +1,296 @@
+//! One family of trials on a cluster, where the replicas are pods: from an installed chart to the evidence.
+//!
+//! The harness runs where pods reach it by address. It serves the ledger and the probe there, creates the jobs in a namespace
+//! of its own, and strikes the leader's pod, its node, or the control plane. It asks the API server for what a user could
+//! ask it, and needs [`Hands`] for the rest; where there are none, the families that need them cannot be run.
+
+mod hands;
+mod trial;
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client,
+    api::{ListParams, ObjectMeta, PostParams},
+};
+use rand::{SeedableRng, rngs::StdRng};
+use thiserror::Error;
+
+pub use hands::{HandError, Hands};
+
+use crate::{
+    clock::{At, Timeline},
+    journal::Journal,
+    judge::{Evidence, Family, Trial},
+    ledger::{Ledger, LedgerError, NamedBy, Pace},
+    objects::{ObjectError, Objects},
+    observers::{Observers, jobs},
+    probe::Probe,
+    wait::{self, Overdue},
+    watcher::Watcher,
+};
+
+/// The namespace of the jobs.
+const NAMESPACE: &str = "tenure-trials";
+/// By this label the pods of an installation are known.
+const SELECTOR: &str = "app.kubernetes.io/name=tenure";
+/// How long an attempt may take: longer than anything that the ledger makes it wait.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take to come back to a calm state: a node has to boot, and its pods with it.
+const CALM_LIMIT: Duration = Duration::from_mins(4);
+/// How long one request of the harness may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// How often the state of the pods is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a family is run with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The family.
+    pub family: Family,
+    /// How many trials.
+    pub trials: u32,
+    /// What everything random is drawn from.
+    pub seed: u64,
+    /// Where logs and evidence are written.
+    pub directory: PathBuf,
+    /// The address at which pods reach this program.
+    pub address: IpAddr,
+    /// The port of the probe, which the replicas were given.
+    pub probe_port: u16,
+    /// The namespace of the installation.
+    pub namespace: String,
+    /// The name of its Lease.
+    pub lease: String,
+    /// Its lease duration.
+    pub lease_duration: Duration,
+    /// How many replicas it has.
+    pub replicas: usize,
+    /// Hands on the nodes, if there are any.
+    pub hands: Option<Hands>,
+}
+
+/// Why a family could not be brought to its end. This says nothing about Tenure by itself: look at the logs.
+#[derive(Debug, Error)]
+pub enum PodsError {
+    /// The API server.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was asked of it.
+        what: &'static str,
+        /// Its answer.
+        source: Box<kube::Error>,
+    },
+    /// An object.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A fault.
+    #[error(transparent)]
+    Hand(#[from] HandError),
+    /// Something that was waited for.
+    #[error("trial {trial}: {source}")]
+    Overdue {
+        /// The trial, 0 before the first.
+        trial: u32,
+        /// What did not happen.
+        source: Overdue,
+    },
+    /// The family needs hands on the nodes, and there are none.
+    #[error("{0} needs hands on the nodes")]
+    NotApplicable(Family),
+    /// A file or a socket.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What was seen of a family on a cluster.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For the judge.
+    pub evidence: Evidence,
+    /// How many frozen containers went on when they were thawed, and how many the kubelet had restarted.
+    pub thawed: (u32, u32),
+    /// How often the watch of the jobs may have missed versions.
+    pub gaps: u64,
+}
+
+/// The leader of the moment.
+#[derive(Debug, Clone)]
+struct Leader {
+    pod: String,
+    node: String,
+    address: IpAddr,
+    token: u64,
+}
+
+struct Session {
+    settings: Settings,
+    client: Client,
+    random: StdRng,
+    observers: Observers,
+    objects: Objects,
+    trial: u32,
+    thawed: (u32, u32),
+}
+
+/// Runs a family and returns what was seen.
+pub async fn run(client: Client, settings: &Settings) -> Result<Outcome, PodsError> {
+    if settings.family.needs_the_nodes() && settings.hands.is_none() {
+        return Err(PodsError::NotApplicable(settings.family));
+    }
+    let mut session = Session::start(client, settings).await?;
+    let mut trials = Vec::new();
+    session.calm().await?;
+    for number in 1..=settings.trials {
+        session.trial = number;
+        trials.push(session.run_trial(number).await?);
+    }
+    session.finish(trials).await
+}
+
+impl Session {
+    async fn start(client: Client, settings: &Settings) -> Result<Self, PodsError> {
+        let failed = |what| move |source| PodsError::Io { what, source };
+        fs::create_dir_all(&settings.directory).map_err(failed("making the directory of the evidence"))?;
+        let timeline = Timeline::new();
+        let journal = Journal::create(&settings.directory.join("trials.log"), timeline)
+            .map_err(failed("creating the log of the trials"))?;
+        let probe = Probe::start_at(SocketAddr::new(settings.address, settings.probe_port))
+            .map_err(failed("starting the probe"))?;
+        let jobs = jobs();
+        let periods = jobs.iter().map(|job| (job.name.clone(), job.period)).collect();
+        let pace = Pace { seed: settings.seed, periods };
+        let ledger = Ledger::start_named_by(NamedBy::Origin, &[settings.address], pace).await?;
+        make_namespace(&client).await?;
+        let objects = Objects::within(client.clone(), NAMESPACE);
+        clear(&objects).await?;
+        let watcher = Watcher::follow_api(client.clone(), NAMESPACE);
+        let url = format!("http://{}/lease", SocketAddr::new(settings.address, ledger.port()));
+        for job in &jobs {
+            objects.create_job(job, &url, ATTEMPT_TIMEOUT).await?;
+        }
+        Ok(Self {
+            settings: settings.clone(),
+            client,
+            random: StdRng::seed_from_u64(settings.seed),
+            observers: Observers { timeline, journal, ledger, probe, watcher, jobs },
+            objects,
+            trial: 0,
+            thawed: (0, 0),
+        })
+    }
+
+    fn note(&self, what: &str) {
+        self.observers.journal.note(At::now(), &format!("trial {}: {what}", self.trial));
+    }
+
+    /// Waits until every replica is ready, one leads, and each job has run under its token.
+    async fn calm(&self) -> Result<Leader, PodsError> {
+        let calm = async {
+            loop {
+                if let Some(leader) = self.calm_leader().await {
+                    return leader;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let calm = wait::within("every replica is ready, one leads, and each job has run", CALM_LIMIT, calm).await;
+        calm.map_err(|source| PodsError::Overdue { trial: self.trial, source })
+    }
+
+    async fn calm_leader(&self) -> Option<Leader> {
+        let listed = self.pods().list(&ListParams::default().labels(SELECTOR)).await_within().await?;
+        let ready = listed.items.iter().filter(|pod| is_ready(pod)).count();
+        if listed.items.len() != self.settings.replicas || ready != self.settings.replicas {
+            return None;
+        }
+        let (name, token) = self.observers.leader()?;
+        let pod = listed.items.into_iter().find(|pod| pod.metadata.name.as_deref() == Some(&*name))?;
+        let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        let node = pod.spec.as_ref()?.node_name.clone()?;
+        self.observers.all_have_run(token).then_some(Leader { pod: name, node, address, token })
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    /// Waits until every slot due by now is decided, removes the jobs, and hands over what was seen.
+    async fn finish(self, trials: Vec<Trial>) -> Result<Outcome, PodsError> {
+        let until = self.observers.timeline.wall(At::now());
+        if self.observers.settle(until).await.is_err() {
+            self.note("not every slot due was decided in time; the judge counts them");
+        }
+        let (seen, gaps) = (self.observers.seen(), self.observers.watcher.gaps());
+        clear(&self.objects).await?;
+        self.observers.ledger.stop().await;
+        let written = seen.write(&self.settings.directory);
+        written.map_err(|source| PodsError::Io { what: "writing the evidence", source })?;
+        let evidence = Evidence {
+            family: self.settings.family,
+            jobs: self.observers.jobs,
+            entries: seen.log.entries().to_vec(),
+            probe: seen.probe,
+            history: seen.history,
+            trials,
+            take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration),
+            timeline: self.observers.timeline,
+            until,
+            bad_ends: Vec::new(),
+        };
+        Ok(Outcome { evidence, thawed: self.thawed, gaps })
+    }
+}
+
+/// A request of the harness has a deadline; one that fails is made again by whoever needs it.
+trait AwaitWithin<T> {
+    async fn await_within(self) -> Option<T>;
+}
+
+impl<T, F: Future<Output = Result<T, kube::Error>>> AwaitWithin<T> for F {
+    async fn await_within(self) -> Option<T> {
+        tokio::time::timeout(REQUEST_LIMIT, self).await.ok()?.ok()
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+    pod.metadata.deletion_timestamp.is_none() && ready.any(|condition| condition.status == "True")
+}
+
+async fn make_namespace(client: &Client) -> Result<(), PodsError> {
+    let metadata = ObjectMeta { name: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() };
+    let namespace = Namespace { metadata, ..Namespace::default() };
+    match Api::all(client.clone()).create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        made => made.map(drop).map_err(|source| api("making the namespace of the jobs", source)),
+    }
+}
+
+/// Deletes the jobs of an earlier family, and waits until they are gone.
+async fn clear(objects: &Objects) -> Result<(), PodsError> {
+    objects.delete_all().await?;
+    while !objects.list().await?.is_empty() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+fn api(what: &'static str, source: kube::Error) -> PodsError {
+    PodsError::Api { what, source: Box::new(source) }
+}
