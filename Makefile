@@ -4,7 +4,8 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci
+.PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
+	cluster cluster-down cluster-smoke cluster-versions
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,18 @@ manifests: ## Write deploy/ and the chart's README and definitions from what the
 
 image: ## Build the image from a static binary, without a registry (needs buildah); print its size
 	@scripts/image.sh
+
+cluster: ## Boot a real Kubernetes of three nodes on this machine (root; needs Go; the first time builds it): tests/cluster
+	@tests/cluster/up.sh
+
+cluster-down: ## End what `make cluster` has started, also when that was cut off
+	@tests/cluster/down.sh
+
+cluster-smoke: ## Check the test cluster itself, every fault helper included
+	@tests/cluster/smoke.sh
+
+cluster-versions: ## Bring the go.mod files to the versions of tests/cluster/programs/versions
+	@tests/cluster/programs/set-versions.sh
 
 lint: docs crds-check as-library deny broken-check ## Check format, clippy (all, default, no features), docs, licenses, CRDs, library use, patches
 	$(CARGO) fmt --all --check

@@ -11,7 +11,7 @@ set -m
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ready_within=60
 
-mapfile -t programs < <("$here/build.sh" kube-apiserver etcd)
+mapfile -t programs < <("$here/../../tests/cluster/programs/build.sh" kube-apiserver etcd)
 if [[ ${#programs[@]} -ne 2 ]]; then
     echo "parity: the programs could not be built" >&2
     exit 1

@@ -1,4 +1,4 @@
-// The store of the parity run's API server. A module of its own, because etcd and Kubernetes need different versions
+// The store of the API server. A module of its own, because etcd and Kubernetes need different versions
 // of the same libraries.
 module etcd
 

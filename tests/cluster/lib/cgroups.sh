@@ -1,0 +1,60 @@
+# Cgroups of the machines, in every hierarchy that this machine mounts: the kubelets of one machine must not share
+# one, or each ends the pods of the others. Sourced, not run.
+
+# Named for the run folder, so that two clusters do not meet.
+cluster_cgroup="tenure-cluster-$(sha256sum <<<"$run" | cut -c1-8)"
+
+cgroup_of() { echo "$cluster_cgroup/$1"; }
+
+# The mount points: one for version 2, one for each controller for version 1.
+cgroup_mounts() {
+    if [[ -f /sys/fs/cgroup/cgroup.controllers ]]; then
+        echo /sys/fs/cgroup
+    else
+        awk '$3 == "cgroup" {print $2}' /proc/self/mounts
+    fi
+}
+
+# make_cgroup PATH: with all the folders above it.
+make_cgroup() {
+    local mount part folder parent
+    for mount in $(cgroup_mounts); do
+        folder=$mount
+        for part in ${1//\// }; do
+            parent=$folder folder="$folder/$part"
+            if [[ -f $parent/cgroup.controllers ]]; then
+                sed 's/\([^ ]\+\)/+\1/g' "$parent/cgroup.controllers" >"$parent/cgroup.subtree_control" 2>/dev/null || true
+            fi
+            mkdir -p "$folder"
+            # Version 1 takes no process into a group that has no processors or memory.
+            if [[ -f $folder/cpuset.cpus && -f $parent/cpuset.cpus && ! -f $folder/cgroup.controllers ]]; then
+                cat "$parent/cpuset.cpus" >"$folder/cpuset.cpus"
+                cat "$parent/cpuset.mems" >"$folder/cpuset.mems"
+            fi
+        done
+    done
+}
+
+# Moves this (sub)shell there.
+enter_cgroup() {
+    local mount
+    for mount in $(cgroup_mounts); do echo "$BASHPID" >"$mount/$1/cgroup.procs"; done
+}
+
+# Those folders of the cluster that are left, in all hierarchies.
+cluster_cgroups() {
+    local mount
+    for mount in $(cgroup_mounts); do
+        [[ ! -d $mount/$cluster_cgroup ]] || find "$mount/$cluster_cgroup" -depth -type d
+    done
+}
+
+remove_cgroups() {
+    local deadline=$((SECONDS + gone_within))
+    while [[ -n $(cluster_cgroups) ]]; do
+        # A group is busy until the last of its killed processes is gone.
+        cluster_cgroups | xargs -r rmdir 2>/dev/null || true
+        ((SECONDS < deadline)) || fail "these cgroups cannot be removed: $(cluster_cgroups | head -n 5)"
+        sleep 0.1
+    done
+}

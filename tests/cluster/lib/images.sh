@@ -1,0 +1,42 @@
+# Container images: built from local files, for nothing can be pulled, and put into each node's containerd. Sourced.
+
+pause_image=localhost/tenure-cluster/pause:1
+# What make image and the chart's values for tests call it.
+tenure_image="${TENURE_IMAGE_NAME:-localhost/tenure:dev}"
+
+# build_image NAME ARCHIVE DOCKERFILE CONTEXT: a docker-archive. Its own storage, which is gone afterwards.
+build_image() {
+    local name=$1 archive=$2 dockerfile=$3 context=$4
+    local storage
+    storage=$(mktemp -d "$cache/cluster/.buildah.XXXXXX")
+    (
+        trap 'rm -rf "$storage"' EXIT
+        # No process is run while building, so no more isolation than a folder is needed.
+        buildah=(buildah --root "$storage/root" --runroot "$storage/run" --storage-driver vfs)
+        "${buildah[@]}" build --quiet --isolation chroot --tag "$name" --file "$dockerfile" "$context" >/dev/null
+        rm -f "$archive.new"
+        "${buildah[@]}" push --quiet "$name" "docker-archive:$archive.new:$name" >/dev/null
+        mv "$archive.new" "$archive"
+    )
+}
+
+# The container that holds a pod's namespaces; also what the smoke check runs, with kubectl beside it.
+build_pause() {
+    local folder
+    folder="$cache/cluster-images/pause-$(cat "$here/images/pause.c" "$here/images/pause.Dockerfile" | sha256sum | cut -c1-12)"
+    pause_archive="$folder/pause.tar"
+    [[ -f $pause_archive ]] && return
+    say "building the pause image"
+    mkdir -p "$folder"
+    cc -Os -static -Wall -Wextra -Werror -o "$folder/pause" "$here/images/pause.c"
+    build_image "$pause_image" "$pause_archive" "$here/images/pause.Dockerfile" "$folder"
+}
+
+# load_image ARCHIVE: into every node.
+load_image() {
+    local node
+    for node in "${nodes[@]}"; do
+        ctr_on "$node" images import "$1" >>"$run/machines/$node/log/images" 2>&1 ||
+            fail "$node does not take the image $1; see $run/machines/$node/log/images"
+    done
+}

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# make cluster: a real Kubernetes cluster of three nodes on this computer. See README.md.
+set -euo pipefail
+# shellcheck source=lib/all.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/all.sh"
+
+# Tenure's image: an archive that is given, or one made of a binary, or none.
+load_tenure() {
+    local binary=${TENURE_BINARY:-}
+    if [[ -n ${IMAGE:-} ]]; then
+        [[ -f $IMAGE ]] || fail "IMAGE=$IMAGE is no file; it must be a docker-archive (docker save, or buildah push to docker-archive:)"
+        load_image "$(realpath "$IMAGE")"
+        loaded="what $IMAGE holds"
+        return
+    fi
+    if [[ -z $binary ]]; then
+        binary="${CARGO_TARGET_DIR:-$here/../../target}/x86_64-unknown-linux-musl/release/tenure"
+        [[ -x $binary ]] || return 0
+    fi
+    [[ -x $binary ]] || fail "TENURE_BINARY=$binary is no program"
+    # The image holds nothing else, so a dynamic one would find no loader.
+    readelf --program-headers "$binary" | grep -q INTERP &&
+        fail "$binary is not static; build it with: cargo build --release --bin tenure --target x86_64-unknown-linux-musl"
+    mkdir "$run/image"
+    cp "$binary" "$run/image/tenure"
+    build_image "$tenure_image" "$run/image/tenure.tar" "$here/images/tenure.Dockerfile" "$run/image"
+    load_image "$run/image/tenure.tar"
+    rm -rf "$run/image"
+    loaded="$tenure_image"
+}
+
+boot() {
+    local machine node port
+    boot_machine control
+    make_bridge
+    boot_machine outside
+    connect_machine outside
+    port=$(free_port)
+    make_certificates "$port"
+    start_etcd
+    start_apiserver
+    for node in "${nodes[@]}"; do start_node "$node"; done
+    start_forwarder "$port"
+    await_apiserver
+    start_controllers
+    load_image "$pause_archive"
+    for node in "${nodes[@]}"; do start_kubelet "$node"; done
+    await_nodes
+}
+
+how_to_go_on() {
+    cat <<TEXT
+
+$(kubectl get nodes)
+
+export KUBECONFIG=$kubeconfig
+kubectl get pods -A                  # kubectl of the same version: $(program kubectl)
+Tenure's image on the nodes: ${loaded:-none; give one with IMAGE=archive.tar or TENURE_BINARY=static-binary make cluster}
+make cluster-smoke                   # checks the cluster itself
+ls tests/cluster/faults              # what can be done to it
+make cluster-down                    # ends it
+TEXT
+}
+
+require_root cluster
+mkdir -p "$cache/cluster"
+take_lock
+install_packages
+require_abilities
+if [[ -f $run/up ]] && apiserver_ready; then
+    say "it is up already"
+else
+    take_down
+    mkdir -p "$run"
+    build_programs
+    build_pause
+    say "booting; if this ends early, make cluster-down ends what has been started"
+    started=$SECONDS
+    boot
+    touch "$run/up"
+    say "three nodes Ready after $((SECONDS - started)) s"
+fi
+load_tenure
+how_to_go_on
