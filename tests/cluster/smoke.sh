@@ -119,6 +119,8 @@ network_faults() {
     signal_on outside target KILL
 }
 
+write_something() { kubectl annotate namespace smoke --overwrite "written=$RANDOM" --request-timeout 3s; }
+
 process_faults() {
     local id other
     pod=$(some_pod node-1)
@@ -135,9 +137,9 @@ process_faults() {
     step "it answers" eventually "$answer_within" apiserver_ready
     step "restart the API server" "$here/faults/restart-apiserver"
     step "pause etcd" "$here/faults/pause-etcd"
-    step "the API server is not ready" refused apiserver_ready
+    step "nothing can be written" refused write_something
     step "resume it" "$here/faults/resume-etcd"
-    step "the API server is ready" eventually "$apiserver_within" apiserver_ready
+    step "it can again" eventually "$apiserver_within" write_something
 }
 
 node_faults() {
