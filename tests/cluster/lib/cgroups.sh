@@ -41,20 +41,21 @@ enter_cgroup() {
     for mount in $(cgroup_mounts); do echo "$BASHPID" >"$mount/$1/cgroup.procs"; done
 }
 
-# Those folders of the cluster that are left, in all hierarchies.
-cluster_cgroups() {
+# Those folders below a cgroup that exist, deepest first, in all hierarchies: left_below PATH
+left_below() {
     local mount
     for mount in $(cgroup_mounts); do
-        [[ ! -d $mount/$cluster_cgroup ]] || find "$mount/$cluster_cgroup" -depth -type d
+        [[ ! -d $mount/$1 ]] || find "$mount/$1" -depth -type d
     done
 }
 
-remove_cgroups() {
+# remove_cgroup PATH: with all below it.
+remove_cgroup() {
     local deadline=$((SECONDS + gone_within))
-    while [[ -n $(cluster_cgroups) ]]; do
+    while [[ -n $(left_below "$1") ]]; do
         # A group is busy until the last of its killed processes is gone.
-        cluster_cgroups | xargs -r rmdir 2>/dev/null || true
-        ((SECONDS < deadline)) || fail "these cgroups cannot be removed: $(cluster_cgroups | head -n 5)"
+        left_below "$1" | xargs -r rmdir 2>/dev/null || true
+        ((SECONDS < deadline)) || fail "these cgroups cannot be removed: $(left_below "$1" | head -n 5 | xargs)"
         sleep 0.1
     done
 }

@@ -56,9 +56,12 @@ boot_machine() {
 start_on() {
     local machine=$1 name=$2 folder="$run/machines/$1"
     shift 2
-    # shellcheck disable=SC2016 # expanded there, not here
-    on_machine "$machine" bash -c 'log=$1 pid=$2; shift 2
-        setsid "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"' start "$folder/log/$name" "$folder/pids/$name" "$@" 9>&-
+    (
+        enter_cgroup "$(cgroup_of "$machine")/system"
+        # shellcheck disable=SC2016 # expanded there, not here
+        on_machine "$machine" bash -c 'log=$1 pid=$2; shift 2
+            setsid "$@" >>"$log" 2>&1 </dev/null & echo $! >"$pid"' start "$folder/log/$name" "$folder/pids/$name" "$@"
+    ) 9>&-
 }
 
 # signal_on MACHINE PROGRAM SIGNAL
@@ -70,12 +73,13 @@ runs_on() { on_machine "$1" kill -0 "$(cat "$run/machines/$1/pids/$2" 2>/dev/nul
 # Ends a machine with everything on it, as if its power had been cut.
 kill_machine() {
     local pid deadline=$((SECONDS + gone_within))
-    pid=$(init_of "$1") || return 0
-    kill -KILL "$pid"
+    if pid=$(init_of "$1"); then kill -KILL "$pid"; fi
     while init_of "$1" >/dev/null; do
         ((SECONDS < deadline)) || fail "$1 (process $pid) has not ended $gone_within s after SIGKILL; see /proc/$pid/stack"
         sleep 0.1
     done
+    # A computer that boots finds none; a kubelet would take those of its dead pods for running ones.
+    remove_cgroup "$(cgroup_of "$1")"
 }
 
 # The bridge that all machines hang on belongs to `control`.

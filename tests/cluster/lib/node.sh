@@ -85,6 +85,9 @@ start_containerd() {
     await "$containerd_within" "containerd of $node" "$folder/log/containerd" ctr_on "$node" version
 }
 
+# Without it, ctr speaks of the version of cgroups each time.
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
+
 ctr_on() {
     local node=$1
     shift
