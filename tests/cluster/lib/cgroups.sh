@@ -43,19 +43,20 @@ enter_cgroup() {
 
 # Those folders below a cgroup that exist, deepest first, in all hierarchies: left_below PATH
 left_below() {
-    local mount
-    for mount in $(cgroup_mounts); do
-        [[ ! -d $mount/$1 ]] || find "$mount/$1" -depth -type d
-    done
+    local mount folders=()
+    for mount in $(cgroup_mounts); do [[ ! -d $mount/$1 ]] || folders+=("$mount/$1"); done
+    ((${#folders[@]} == 0)) || find "${folders[@]}" -depth -type d
 }
 
 # remove_cgroup PATH: with all below it.
 remove_cgroup() {
-    local deadline=$((SECONDS + gone_within))
-    while [[ -n $(left_below "$1") ]]; do
+    local left deadline=$((SECONDS + gone_within))
+    while true; do
         # A group is busy until the last of its killed processes is gone.
         left_below "$1" | xargs -r rmdir 2>/dev/null || true
-        ((SECONDS < deadline)) || fail "these cgroups cannot be removed: $(left_below "$1" | head -n 5 | xargs)"
+        left=$(left_below "$1")
+        [[ -n $left ]] || return 0
+        ((SECONDS < deadline)) || fail "these cgroups cannot be removed: $(head -n 5 <<<"$left" | xargs)"
         sleep 0.1
     done
 }

@@ -8,7 +8,7 @@ tenure_image="${TENURE_IMAGE_NAME:-localhost/tenure:dev}"
 build_image() {
     local name=$1 archive=$2 dockerfile=$3 context=$4
     local storage
-    storage=$(mktemp -d "$cache/cluster/.buildah.XXXXXX")
+    storage=$(mktemp -d "$run/buildah.XXXXXX")
     (
         trap 'rm -rf "$storage"' EXIT
         # No process is run while building, so no more isolation than a folder is needed.

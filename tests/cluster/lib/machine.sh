@@ -72,14 +72,19 @@ runs_on() { on_machine "$1" kill -0 "$(cat "$run/machines/$1/pids/$2" 2>/dev/nul
 
 # Ends a machine with everything on it, as if its power had been cut.
 kill_machine() {
-    local pid deadline=$((SECONDS + gone_within))
+    local pid
     if pid=$(init_of "$1"); then kill -KILL "$pid"; fi
-    while init_of "$1" >/dev/null; do
+    await_end "$1"
+    # A computer that boots finds none; a kubelet would take those of its dead pods for running ones.
+    remove_cgroup "$(cgroup_of "$1")"
+}
+
+await_end() {
+    local pid deadline=$((SECONDS + gone_within))
+    while pid=$(init_of "$1"); do
         ((SECONDS < deadline)) || fail "$1 (process $pid) has not ended $gone_within s after SIGKILL; see /proc/$pid/stack"
         sleep 0.1
     done
-    # A computer that boots finds none; a kubelet would take those of its dead pods for running ones.
-    remove_cgroup "$(cgroup_of "$1")"
 }
 
 # The bridge that all machines hang on belongs to `control`.
