@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What is fixed about the test cluster: where it lives, its addresses, and how long anything may take. Sourced, not run.
 # The versions of what it is built from are in programs/versions.
 

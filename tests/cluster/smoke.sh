@@ -20,13 +20,13 @@ steps=0
 step() {
     local what=$1 began output
     shift
-    began=$(date +%s%N)
+    began=$(($(date +%s%N) / 100000000))
     if ! output=$("$@" 2>&1); then
         printf '%s\n' "$output" >&2
         fail "FAILED: $what; the logs are $run/machines/*/log"
     fi
     steps=$((steps + 1))
-    printf 'ok %2d  %6.1f s  %s\n' "$steps" "$(((($(date +%s%N) - began) / 100000000)))e-1" "$what"
+    printf 'ok %2d  %6.1f s  %s\n' "$steps" "$(($(date +%s%N) / 100000000 - began))e-1" "$what"
 }
 
 # eventually SECONDS COMMAND...: until it succeeds.
@@ -53,7 +53,12 @@ k() { kubectl --request-timeout 20s "$@"; }
 ready_of() { k get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'; }
 some_pod() { k get pods -n smoke -l app=smoke --field-selector "spec.nodeName=$1" -o 'jsonpath={.items[0].metadata.name}'; }
 nodes_used() { k get pods -n smoke -l app=smoke -o 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort | uniq -c | xargs; }
-state_of_container() { "$here/faults/on" "$1" ctr tasks list | awk -v id="$2" '$1 == id {print $2}' | xargs -I{} "$here/faults/on" "$1" awk '/^State/ {print $2}' /proc/{}/status; }
+# T is stopped, S sleeps.
+state_of_container() {
+    local pid
+    pid=$("$here/faults/on" "$1" ctr tasks list | awk -v id="$2" '$1 == id {print $2}')
+    "$here/faults/on" "$1" sed -n 's/^State:[^A-Z]*\([A-Z]\).*/\1/p' "/proc/$pid/status"
+}
 restarts_of() { k get pod -n smoke "$1" -o 'jsonpath={.status.containerStatuses[0].restartCount}'; }
 
 smoke_image() {

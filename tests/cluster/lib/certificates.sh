@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # One authority for everything, and a kubeconfig for each client. The keys live as long as the run. Sourced, not run.
 
 # A run is a matter of hours; the authority need not outlive a forgotten one by much.

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Cgroups of the machines, in every hierarchy that this machine mounts: the kubelets of one machine must not share
 # one, or each ends the pods of the others. Sourced, not run.
 
@@ -6,14 +7,8 @@ cluster_cgroup="tenure-cluster-$(sha256sum <<<"$run" | cut -c1-8)"
 
 cgroup_of() { echo "$cluster_cgroup/$1"; }
 
-# The mount points: one for version 2, one for each controller for version 1.
-cgroup_mounts() {
-    if [[ -f /sys/fs/cgroup/cgroup.controllers ]]; then
-        echo /sys/fs/cgroup
-    else
-        awk '$3 == "cgroup" {print $2}' /proc/self/mounts
-    fi
-}
+# The mount points: one for version 2, one for each controller for version 1, and both where runc finds both.
+cgroup_mounts() { awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/self/mounts; }
 
 # make_cgroup PATH: with all the folders above it.
 make_cgroup() {

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What every script of the test cluster needs. Sourced, not run.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

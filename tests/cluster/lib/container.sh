@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Hands on a single container, without a word to the API server, which may be down. Sourced, not run.
 
 # signal_container SIGNAL NAMESPACE POD [CONTAINER]: to the first process of the pod's running container. Prints the

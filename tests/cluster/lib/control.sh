@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The control plane, on the machine `control`. Sourced, not run.
 
 logs_of() { echo "$run/machines/$1/log/$2"; }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Ends a cluster, whole or half. Sourced, not run.
 
 take_down() {
@@ -12,16 +13,20 @@ take_down() {
     rm -rf "$run"
 }
 
-# What is left of a cluster, one line each; nothing after take_down. A process is the cluster's if its command line or its
-# mounts speak of the run's folder.
+# What is left of a cluster, one line each; nothing after take_down. A process is the cluster's if it has mounts from the
+# run's folder, or was started with a program, a socket or a machine's folder there.
 leftovers() {
     local file process
     [[ ! -e $run ]] || echo "folder $run"
-    left_below "$cluster_cgroup" | sed 's/^/cgroup /'
+    find /sys/fs/cgroup -name "$cluster_cgroup" -printf 'cgroup %p\n'
     grep -F " $run" /proc/self/mountinfo | sed 's/^/mount /' || true
-    for file in $(grep -lsF "$run/" /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo); do
+    # The patterns come by standard input, or grep would find itself.
+    grep -lsF --file=- /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo <<PATTERNS | while read -r file; do
+$run/programs/
+$run/api.socket
+$run/machines/
+PATTERNS
         process=${file#/proc/} process=${process%%/*}
-        # A zombie of a machine that is gone, or a grep that ended meanwhile.
         [[ ! -e /proc/$process/exe ]] || echo "process $process: $(tr '\0' ' ' <"/proc/$process/cmdline" | cut -c1-150)"
-    done
+    done || true
 }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Container images: built from local files, for nothing can be pulled, and put into each node's containerd. Sourced.
 
 pause_image=localhost/tenure-cluster/pause:1

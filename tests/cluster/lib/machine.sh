@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Machines: a machine is a process (machine-init.sh) that is number 1 of its own pid, mount, network, host name and IPC
 # namespaces. Whatever is started on it dies with it at once, its mounts and interfaces with that, so a machine's death is one SIGKILL and
 # nothing can be left behind but its folder and its cgroups. Sourced, not run.

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What runs on each node: containerd, kubelet, kube-proxy. Sourced, not run.
 
 containerd_config() {

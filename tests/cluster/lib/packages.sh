@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What is needed of this computer. Sourced, not run.
 
 # COMMAND=PACKAGE of Debian; a path is looked for as a file.
