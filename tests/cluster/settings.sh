@@ -21,6 +21,8 @@ outside_address=10.89.0.2
 prefix_length=24
 service_range=10.96.0.0/16
 first_service=10.96.0.1
+# The address that dns.yaml claims.
+dns_service=10.96.0.10
 pod_range=10.244.0.0/16
 api_port=6443
 
@@ -30,6 +32,7 @@ etcd_within=30
 apiserver_within=90
 containerd_within=30
 nodes_within=120
+dns_within=90
 # A process that was killed with SIGKILL is gone as soon as the kernel has taken its memory back.
 gone_within=30
 # Another make cluster or cluster-down of the same cluster at the same time.

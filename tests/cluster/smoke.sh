@@ -62,14 +62,7 @@ state_of_container() {
 restarts_of() { k get pod -n smoke "$1" -o 'jsonpath={.status.containerStatuses[0].restartCount}'; }
 
 smoke_image() {
-    local folder archive
-    folder=$(dirname "$pause_archive")
-    archive="$folder/smoke-$(basename "$(dirname "$(realpath "$(program kubectl)")")").tar"
-    if [[ ! -f $archive ]]; then
-        cp "$(program kubectl)" "$folder/kubectl"
-        build_image localhost/tenure-cluster/smoke:1 "$archive" "$here/images/smoke.Dockerfile" "$folder"
-        rm "$folder/kubectl"
-    fi
+    program_image smoke kubectl
     load_image "$archive"
 }
 
@@ -94,13 +87,21 @@ workload() {
     step "exec" is exiting k exec -n smoke "$pod" -- /pause exit
     step "a service account reads what it may" in_pod "$pod" get leases -n smoke
     step "and nothing else" refused in_pod "$pod" get secrets -n smoke
-    step "both are in the audit log" eventually "$answer_within" audited
+    step "names are resolved" by_name "$pod"
+    step "both requests are in the audit log" eventually "$answer_within" audited
+}
+
+by_name() {
+    local token
+    token=$(k create token -n smoke smoke) || return 1
+    in_pod "$1" --server https://kubernetes.default.svc --token "$token" \
+        --certificate-authority /var/run/secrets/kubernetes.io/serviceaccount/ca.crt get leases -n smoke
 }
 
 audited() {
-    local asked='"username":"system:serviceaccount:smoke:smoke"'
-    grep "$asked" "$run/audit.log" | grep '"resource":"leases"' | grep -q '"decision":"allow"\|decision":"allow"' &&
-        grep "$asked" "$run/audit.log" | grep '"resource":"secrets"' | grep -q 'decision":"forbid"'
+    local asked
+    asked=$(grep '"username":"system:serviceaccount:smoke:smoke"' "$run/audit.log")
+    grep -q '"resource":"leases".*decision":"allow"' <<<"$asked" && grep -q '"resource":"secrets".*decision":"forbid"' <<<"$asked"
 }
 
 # A target outside the cluster, which pods reach while they do not reach the API server.

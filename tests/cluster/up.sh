@@ -19,7 +19,7 @@ load_tenure() {
     fi
     [[ -x $binary ]] || fail "TENURE_BINARY=$binary is no program"
     # The image holds nothing else, so a dynamic one would find no loader.
-    readelf --program-headers "$binary" | grep -q INTERP &&
+    [[ $(readelf --program-headers "$binary") != *INTERP* ]] ||
         fail "$binary is not static; build it with: cargo build --release --bin tenure --target x86_64-unknown-linux-musl"
     mkdir "$run/image"
     cp "$binary" "$run/image/tenure"
@@ -46,6 +46,15 @@ boot() {
     load_image "$pause_archive"
     for node in "${nodes[@]}"; do start_kubelet "$node"; done
     await_nodes
+    start_dns
+}
+
+start_dns() {
+    program_image coredns coredns
+    load_image "$archive"
+    kubectl apply -f "$here/dns.yaml" >/dev/null
+    await "$dns_within" "the name service" "$run/machines/node-*/log/kubelet" \
+        kubectl rollout status --namespace kube-system deployment/coredns --timeout 5s
 }
 
 how_to_go_on() {

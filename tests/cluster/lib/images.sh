@@ -33,6 +33,20 @@ build_pause() {
     build_image "$pause_image" "$pause_archive" "$here/images/pause.Dockerfile" "$folder"
 }
 
+# program_image NAME: of one program that is built and the pause program, as localhost/tenure-cluster/NAME:1. Sets
+# `archive`.
+program_image() {
+    local name=$1 program=$2 path context
+    path=$(realpath "$(program "$program")")
+    archive="$cache/cluster-images/$name-$(cat "$here/images/$name.Dockerfile" <(echo "$path") "$pause_archive" | sha256sum | cut -c1-12).tar"
+    [[ -f $archive ]] && return
+    say "building the $name image"
+    context=$(mktemp -d "$run/context.XXXXXX")
+    cp "$path" "$(dirname "$pause_archive")/pause" "$context"
+    build_image "localhost/tenure-cluster/$name:1" "$archive" "$here/images/$name.Dockerfile" "$context"
+    rm -rf "$context"
+}
+
 # load_image ARCHIVE: into every node.
 load_image() {
     local node

@@ -70,6 +70,8 @@ oomScoreAdj: 0
 nodeLeaseDurationSeconds: 20
 nodeStatusUpdateFrequency: 5s
 volumePluginDir: /var/lib/kubelet/volume-plugins
+clusterDNS: [$dns_service]
+clusterDomain: cluster.local
 resolvConf: $run/machines/$1/resolv.conf
 maxPods: 110
 CONFIG
@@ -98,7 +100,7 @@ ctr_on() {
 start_kubelet() {
     local node=$1 folder="$run/machines/$1"
     kubelet_config "$node" >"$folder/kubelet.yaml"
-    # Pods are told of no name service; there is none.
+    # Names outside the cluster are not known to anybody here.
     : >"$folder/resolv.conf"
     start_on "$node" kubelet "$(program kubelet)" --config "$folder/kubelet.yaml" --kubeconfig "$pki/$node.kubeconfig" \
         --hostname-override "$node" --node-ip "$(address_of "$node")" --root-dir /var/lib/kubelet

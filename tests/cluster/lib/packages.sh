@@ -29,7 +29,7 @@ install_packages() {
 # Programs that are built, each a link in the run's folder.
 build_programs() {
     local names=(etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl
-        containerd containerd-shim-runc-v2 ctr)
+        containerd containerd-shim-runc-v2 ctr coredns)
     local paths path
     paths=$("$here/programs/build.sh" "${names[@]}") || fail "not all programs could be built"
     mkdir -p "$run/programs"

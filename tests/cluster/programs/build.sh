@@ -52,6 +52,7 @@ build() {
 kubernetes=$(version kubernetes k8s.io/kubernetes)
 etcd=$(version etcd go.etcd.io/etcd/server/v3)
 containerd=$(version containerd github.com/containerd/containerd/v2)
+coredns=$(version coredns github.com/coredns/coredns)
 IFS=. read -r major minor _ <<<"$kubernetes"
 # Without these the server calls itself v0.0.0 and clients treat it as ancient.
 stamp="k8s.io/component-base/version"
@@ -69,6 +70,9 @@ for program in "$@"; do
         # The snapshotters left out need headers of C libraries, or devices.
         build "$program" containerd "github.com/containerd/containerd/v2/cmd/$program" "$cache/containerd-$containerd" \
             "-X github.com/containerd/containerd/v2/version.Version=v$containerd" "no_btrfs no_devmapper no_zfs"
+        ;;
+    coredns)
+        build coredns coredns . "$cache/coredns-$coredns" ""
         ;;
     *)
         echo "build: unknown program $program" >&2

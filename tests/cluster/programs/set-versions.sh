@@ -34,3 +34,4 @@ replaced=$(parts)
 set_module kubernetes k8s.io/kubernetes <<<"$replaced"
 set_module etcd go.etcd.io/etcd/server/v3 </dev/null
 set_module containerd github.com/containerd/containerd/v2 </dev/null
+set_module coredns github.com/coredns/coredns </dev/null
