@@ -125,7 +125,9 @@ network_faults() {
     signal_on outside target KILL
 }
 
-write_something() { kubectl annotate namespace smoke --overwrite "written=$RANDOM" --request-timeout 3s; }
+written=$RANDOM
+write_something() { kubectl annotate namespace smoke --overwrite "written=$written" --request-timeout 3s; }
+what_is_written() { kubectl get namespace smoke -o 'jsonpath={.metadata.annotations.written}' --request-timeout 3s; }
 
 process_faults() {
     local id other
@@ -146,6 +148,8 @@ process_faults() {
     step "nothing can be written" refused write_something
     step "resume it" "$here/faults/resume-etcd"
     step "it can again" eventually "$apiserver_within" write_something
+    step "restart etcd" "$here/faults/restart-etcd"
+    step "what was written is there" eventually "$apiserver_within" is "$written" what_is_written
 }
 
 node_faults() {

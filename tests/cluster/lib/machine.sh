@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Machines: a machine is a process (machine-init.sh) that is number 1 of its own pid, mount, network, host name and IPC
-# namespaces. Whatever is started on it dies with it at once, its mounts and interfaces with that, so a machine's death is one SIGKILL and
-# nothing can be left behind but its folder and its cgroups. Sourced, not run.
+# namespaces. Whatever is started on it dies with it at once, and its mounts and interfaces with that: a machine's death
+# is one SIGKILL, and nothing can be left behind but its folder and its cgroups. Sourced, not run.
 
 # The process id of a machine's first process, as this machine counts; fails if that process has ended, even if its
 # number has been given to another one since.
@@ -10,7 +10,7 @@ init_of() {
     stat=$(cat "$run/machines/$1/init" 2>/dev/null) || return 1
     pid=${stat%% *}
     now=$(cat "/proc/$pid/stat" 2>/dev/null) || return 1
-    [[ $(started_at "$now") == "$(started_at "$stat")" ]]  || return 1
+    [[ $(started_at "$now") == "$(started_at "$stat")" ]] || return 1
     # Neither is it one that has ended and that nobody has asked for yet.
     [[ $(state_of "$now") != Z ]] || return 1
     echo "$pid"
