@@ -19,7 +19,7 @@ await() {
     until "$@" >/dev/null 2>&1; do
         if ((SECONDS >= deadline)); then
             say "$what: not within $limit s; the log is $log, its end:"
-                # The log may be a pattern of several.
+            # The log may be a pattern of several.
             # shellcheck disable=SC2086
             tail -n 15 $log >&2 || true
             exit 1

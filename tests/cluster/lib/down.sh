@@ -21,6 +21,7 @@ leftovers() {
     find /sys/fs/cgroup -name "$cluster_cgroup" -printf 'cgroup %p\n'
     grep -F " $run" /proc/self/mountinfo | sed 's/^/mount /' || true
     # The patterns come by standard input, or grep would find itself.
+    # shellcheck disable=SC2062 # these are files, not patterns
     grep -lsF --file=- /proc/[0-9]*/cmdline /proc/[0-9]*/mountinfo <<PATTERNS | while read -r file; do
 $run/programs/
 $run/api.socket
