@@ -5,7 +5,7 @@ ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
 .PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
-	cluster cluster-down cluster-smoke cluster-versions
+	cluster cluster-down cluster-smoke cluster-versions e2e
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ cluster-down: ## End what `make cluster` has started, also when that was cut off
 
 cluster-smoke: ## Check the test cluster itself, every fault helper included
 	@tests/cluster/smoke.sh
+
+e2e: ## Strike pods, nodes and the control plane of a real cluster, judged from outside: the test cluster, or KUBECONFIG=...
+	@tests/cluster/e2e.sh
 
 cluster-versions: ## Bring the go.mod files to the versions of tests/cluster/programs/versions
 	@tests/cluster/programs/set-versions.sh

@@ -171,18 +171,28 @@ fn place(settings: &ProcessSettings) -> Result<Option<Place>, PlaceError> {
     }
 }
 
+/// An API server that has just taken the definition of the jobs does not serve them at once; so long is the pause before
+/// it is asked again. The elector asks for a moment only, and then waits as if somebody might have led.
+const NOT_SERVED_PAUSE: Duration = Duration::from_millis(200);
+
 /// Whether no job in scope has ever been claimed by a term: then nobody can still hold a Lease that is not there.
 async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
     let jobs = match scope {
         Some(namespace) => Api::<PeriodicJob>::namespaced(api.client(), &namespace),
         None => Api::all(api.client()),
     };
-    match jobs.list(&ListParams::default()).await {
-        Ok(jobs) => jobs.items.iter().all(|job| job.status.is_none()),
-        Err(error) => {
-            tracing::warn!(error = %explain_answer(&error), "Jobs could not be listed: a missing Lease is waited for");
-            false
+    let mut told = false;
+    loop {
+        match jobs.list(&ListParams::default()).await {
+            Ok(jobs) => return jobs.items.iter().all(|job| job.status.is_none()),
+            Err(error) if !told => {
+                told = true;
+                let error = explain_answer(&error);
+                tracing::info!(error, "Jobs cannot be listed yet: until they are, a missing Lease is waited for");
+            }
+            Err(_) => {}
         }
+        clock::sleep(&**api.clock(), NOT_SERVED_PAUSE).await;
     }
 }
 
