@@ -4,29 +4,16 @@ set -euo pipefail
 # shellcheck source=lib/all.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/all.sh"
 
-# Tenure's image: an archive that is given, or one made of a binary, or none.
+# Tenure's image: an archive that is given, or one made of a static binary that is given or built.
 load_tenure() {
-    local binary=${TENURE_BINARY:-}
-    if [[ -n ${IMAGE:-} ]]; then
-        [[ -f $IMAGE ]] || fail "IMAGE=$IMAGE is no file; it must be a docker-archive (docker save, or buildah push to docker-archive:)"
-        load_image "$(realpath "$IMAGE")"
-        loaded="what $IMAGE holds"
-        return
+    local archive=${IMAGE:-$run/tenure.tar}
+    [[ $archive != none ]] || return 0
+    if [[ -z ${IMAGE:-} ]]; then
+        "$here/../../scripts/image.sh" ${TENURE_BINARY:+--binary "$(realpath "$TENURE_BINARY")"} --archive "$archive" >&2 9>&- ||
+            fail "Tenure's image could not be built; the cluster is up without it (export KUBECONFIG=$kubeconfig)"
     fi
-    if [[ -z $binary ]]; then
-        binary="${CARGO_TARGET_DIR:-$here/../../target}/x86_64-unknown-linux-musl/release/tenure"
-        [[ -x $binary ]] || return 0
-    fi
-    [[ -x $binary ]] || fail "TENURE_BINARY=$binary is no program"
-    # The image holds nothing else, so a dynamic one would find no loader.
-    [[ $(readelf --program-headers "$binary") != *INTERP* ]] ||
-        fail "$binary is not static; build it with: cargo build --release --bin tenure --target x86_64-unknown-linux-musl"
-    mkdir "$run/image"
-    cp "$binary" "$run/image/tenure"
-    build_image "$tenure_image" "$run/image/tenure.tar" "$here/images/tenure.Dockerfile" "$run/image"
-    load_image "$run/image/tenure.tar"
-    rm -rf "$run/image"
-    loaded="$tenure_image"
+    [[ -f $archive ]] || fail "IMAGE=$archive is no file; it must be a docker-archive (docker save, or scripts/image.sh --archive)"
+    load_image "$(realpath "$archive")"
 }
 
 boot() {
@@ -64,7 +51,7 @@ $(kubectl get nodes)
 
 export KUBECONFIG=$kubeconfig
 kubectl get pods -A                  # kubectl of the same version: $(program kubectl)
-Tenure's image on the nodes: ${loaded:-none; give one with IMAGE=archive.tar or TENURE_BINARY=static-binary make cluster}
+helm install tenure charts/tenure --namespace tenure-system --create-namespace
 make cluster-smoke                   # checks the cluster itself
 ls tests/cluster/faults              # what can be done to it
 make cluster-down                    # ends it

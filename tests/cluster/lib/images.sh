@@ -2,8 +2,6 @@
 # Container images: built from local files, for nothing can be pulled, and put into each node's containerd. Sourced.
 
 pause_image=localhost/tenure-cluster/pause:1
-# What make image and the chart's values for tests call it.
-tenure_image="${TENURE_IMAGE_NAME:-localhost/tenure:dev}"
 
 # build_image NAME ARCHIVE DOCKERFILE CONTEXT: a docker-archive. Its own storage, which is gone afterwards.
 build_image() {

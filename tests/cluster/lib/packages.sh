@@ -3,7 +3,7 @@
 
 # COMMAND=PACKAGE of Debian; a path is looked for as a file.
 needed=(runc=runc /usr/lib/cni/ptp=containernetworking-plugins buildah=buildah ip=iproute2 nft=nftables
-    iptables=iptables conntrack=conntrack openssl=openssl socat=socat curl=curl cc=gcc readelf=binutils
+    iptables=iptables conntrack=conntrack openssl=openssl socat=socat curl=curl cc=gcc
     /usr/include/stdio.h=libc6-dev nsenter=util-linux setsid=util-linux)
 
 install_packages() {
