@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make e2e: Tenure under faults on a real cluster, judged from outside it.
 #   tests/cluster/e2e.sh [arguments of the e2e program, such as --families pod-deleted --trials-scale 0.1]
-# Without KUBECONFIG it boots the test cluster, makes the image and leaves the cluster up. With KUBECONFIG it takes the
+# Without KUBECONFIG it boots the test cluster (up.sh: IMAGE and TENURE_BINARY say what is loaded) and leaves it up. With KUBECONFIG it takes the
 # cluster that is named there: then IMAGE_REPOSITORY and IMAGE_TAG name an image that its nodes can pull, ADDRESS is an
 # address of this computer that its pods reach, and the families that need hands on the nodes are not applicable.
 # FULL=1 runs every trial; otherwise a tenth, and at least one of each family.
@@ -18,26 +18,20 @@ cargo build --quiet --package trials --bin e2e
 e2e=$(realpath "${CARGO_TARGET_DIR:-target}/debug/e2e")
 helm=$(scripts/helm.sh)
 arguments=(--probe-port "$probe_port" --namespace "$namespace" --trials-scale "$scale")
-prefix=()
+prefix=() image=()
 if [[ -n ${KUBECONFIG:-} ]]; then
   : "${IMAGE_REPOSITORY:?names an image that the nodes of that cluster can pull}"
   : "${ADDRESS:?an address of this computer that pods of that cluster reach}"
+  image=(--set "image.repository=$IMAGE_REPOSITORY" --set "image.tag=${IMAGE_TAG:-}")
 else
-  archive=${IMAGE:-}
-  if [[ -z $archive ]]; then
-    archive=$(mktemp -d)/tenure.tar
-    trap 'rm -rf "$(dirname "$archive")"' EXIT
-    scripts/image.sh --archive "$archive" localhost/tenure:dev
-  fi
-  IMAGE=$archive tests/cluster/up.sh
+  tests/cluster/up.sh
   # shellcheck source=tests/cluster/settings.sh
   source tests/cluster/settings.sh
   export KUBECONFIG=$kubeconfig
-  IMAGE_REPOSITORY=${IMAGE_REPOSITORY:-localhost/tenure} IMAGE_TAG=${IMAGE_TAG:-dev} ADDRESS=$outside_address
+  ADDRESS=$outside_address
   arguments+=(--faults "$PWD/tests/cluster/faults")
   prefix=("$PWD/tests/cluster/faults/outside")
 fi
 "$helm" upgrade --install tenure charts/tenure --namespace "$namespace" --create-namespace --wait --timeout "$rollout_within" \
-  --set image.repository="$IMAGE_REPOSITORY" --set image.tag="${IMAGE_TAG:-}" \
-  --set-json 'extraEnv=[{"name":"TENURE_PROBE","value":"'"$ADDRESS:$probe_port"'"}]' >/dev/null
+  "${image[@]}" --set-json 'extraEnv=[{"name":"TENURE_PROBE","value":"'"$ADDRESS:$probe_port"'"}]' >/dev/null
 "${prefix[@]}" "$e2e" --address "$ADDRESS" "${arguments[@]}" "$@"
