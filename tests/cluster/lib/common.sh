@@ -2,6 +2,7 @@
 # What every script of the test cluster needs. Sourced, not run.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+helper_arguments=("$@")
 # shellcheck source=../settings.sh
 source "$here/settings.sh"
 
@@ -47,6 +48,17 @@ require_root() {
 
 require_running() {
     [[ -f $run/up ]] || fail "no cluster is up in $run; start one with make cluster"
+    come_home
+}
+
+# A helper that is called by what runs with the network of `outside` goes back to the network of this computer first:
+# there the API server is reached over loopback. The forwarder, which makes that so, lives in it.
+come_home() {
+    local forwarder home
+    read -r forwarder _ <"$run/forwarder" || return 0
+    home="/proc/$forwarder/ns/net"
+    [[ ! -e $home || $(readlink "$home") == "$(readlink /proc/self/ns/net)" ]] && return
+    exec nsenter --net="$home" -- "$0" "${helper_arguments[@]}"
 }
 
 require_node() {
