@@ -9,8 +9,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// The metrics of one replica. Clones write to the same registry.
@@ -26,6 +26,8 @@ pub struct Metrics {
     start_lateness: Histogram,
     run_duration: HistogramVec,
     foreign_objects: IntGauge,
+    regressed_objects: IntGauge,
+    clock_skew: Gauge,
     last_success: GaugeVec,
     next_slot: GaugeVec,
     consecutive_failures: IntGaugeVec,
@@ -152,6 +154,14 @@ impl Metrics {
                 "tenure_foreign_objects",
                 "Objects in scope that belong to another installation, which this one leaves alone.",
             )?,
+            regressed_objects: IntGauge::new(
+                "tenure_token_regressed_objects",
+                "Objects whose status names a later term than the leader's own, which it does not act on. Leader only.",
+            )?,
+            clock_skew: Gauge::new(
+                "tenure_clock_skew_seconds",
+                "By how much this replica's time of day is off the API server's, while that is too much to lead; else 0.",
+            )?,
             last_success: gauge(
                 "tenure_periodicjob_last_success_timestamp_seconds",
                 "When a run of this job last succeeded. Leader only.",
@@ -187,6 +197,8 @@ impl Metrics {
         registry.register(Box::new(self.start_lateness.clone()))?;
         registry.register(Box::new(self.run_duration.clone()))?;
         registry.register(Box::new(self.foreign_objects.clone()))?;
+        registry.register(Box::new(self.regressed_objects.clone()))?;
+        registry.register(Box::new(self.clock_skew.clone()))?;
         registry.register(Box::new(self.last_success.clone()))?;
         registry.register(Box::new(self.next_slot.clone()))?;
         registry.register(Box::new(self.consecutive_failures.clone()))?;
@@ -264,6 +276,12 @@ impl Metrics {
         }
     }
 
+    /// What the scheduler shows of itself.
+    pub fn scheduler(&self, regressed: usize, clock_skew_seconds: f64) {
+        self.regressed_objects.set(i64::try_from(regressed).unwrap_or(i64::MAX));
+        self.clock_skew.set(clock_skew_seconds);
+    }
+
     /// Removes the gauges of all objects: what this replica knew of them ended with its term.
     pub fn forget_objects(&self) {
         self.last_success.reset();
@@ -305,6 +323,7 @@ mod tests {
         metrics.run_started(Duration::from_millis(3));
         metrics.run_ended("http", "Succeeded", Duration::from_millis(20));
         metrics.foreign_objects(1);
+        metrics.scheduler(2, -3_600.5);
         let gauges = ObjectGauges {
             last_success: Some(1_700_000_000.25),
             next_slot: Some(1_700_000_060.0),

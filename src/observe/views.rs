@@ -130,6 +130,10 @@ impl Views {
     fn metrics(&self) -> Result<String, MetricsError> {
         let valid_for = self.valid_for().unwrap_or_default();
         self.metrics.lease_valid(&self.lease_name, valid_for);
+        {
+            let state = self.scheduler.borrow();
+            self.metrics.scheduler(state.regressed, state.clock_skew.map_or(0.0, |skew| skew.as_secs_f64()));
+        }
         self.metrics.render()
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::{
     alarms::Alarms,
     feed::{Feed, Guarded},
-    job::{Job, Planning, Run, RunState, Step, Surroundings, WriteKind},
+    job::{Job, Planning, Run, RunState, Standoff, Step, Surroundings, WriteKind},
     observer::Observer,
     run::Ended,
     scheduler::{SchedulerParts, SchedulerState},
@@ -367,7 +367,8 @@ impl Engine {
             ..SchedulerState::default()
         };
         for job in self.jobs.values() {
-            state.foreign += usize::from(job.said == Some(super::job::Standoff::Foreign));
+            state.foreign += usize::from(job.said == Some(Standoff::Foreign));
+            state.regressed += usize::from(job.said == Some(Standoff::TokenRegressed));
             for run in job.runs.values() {
                 match run.state {
                     RunState::Acting(_) => state.acting += 1,

@@ -72,6 +72,8 @@ pub struct SchedulerState {
     pub jobs: usize,
     /// How many of them another Lease owns.
     pub foreign: usize,
+    /// How many of them name a later term than the one in office, which therefore does not act on them.
+    pub regressed: usize,
     /// How many objects this version cannot read.
     pub unreadable: usize,
     /// How many attempts are going on.
