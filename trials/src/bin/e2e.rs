@@ -77,7 +77,6 @@ async fn main() -> ExitCode {
                     let (went_on, restarted) = outcome.thawed;
                     println!("  {:<42} {went_on} went on, {restarted} restarted by the kubelet", "thawed");
                 }
-                println!("  {:<42} {}", "times when versions may have been missed", outcome.gaps);
                 failures.extend(findings.failures());
                 let path = settings.directory.join("findings.txt");
                 if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {

@@ -121,6 +121,8 @@ pub struct Evidence {
     pub probe: ProbeLog,
     /// The status versions.
     pub history: History,
+    /// How often status versions may be missing from it: the API server no longer had them when it was asked again.
+    pub gaps: u64,
     /// The trials.
     pub trials: Vec<Trial>,
     /// The longest that a successor may take, where that is a promise.

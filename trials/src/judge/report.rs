@@ -38,6 +38,7 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     let share = findings.ran_share;
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
+    row("times when versions were missed", evidence.gaps.to_string());
     row("replicas that ended otherwise than asked", evidence.bad_ends.len().to_string());
     for end in &evidence.bad_ends {
         row("", end.clone());

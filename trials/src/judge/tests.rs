@@ -44,6 +44,7 @@ fn clean(family: Family) -> Evidence {
         entries: Vec::new(),
         probe: ProbeLog::default(),
         history: History::default(),
+        gaps: 0,
         trials: vec![Trial {
             number: 1,
             victim: "a".into(),

@@ -124,8 +124,6 @@ pub struct Outcome {
     pub evidence: Evidence,
     /// How many frozen containers went on when they were thawed, and how many the kubelet had restarted.
     pub thawed: (u32, u32),
-    /// How often the watch of the jobs may have missed versions.
-    pub gaps: u64,
 }
 
 /// The leader of the moment.
@@ -246,13 +244,14 @@ impl Session {
             entries: seen.log.entries().to_vec(),
             probe: seen.probe,
             history: seen.history,
+            gaps,
             trials,
             take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration),
             timeline: self.observers.timeline,
             until,
             bad_ends: Vec::new(),
         };
-        Ok(Outcome { evidence, thawed: self.thawed, gaps })
+        Ok(Outcome { evidence, thawed: self.thawed })
     }
 }
 

@@ -257,6 +257,7 @@ impl Session {
             entries: seen.log.entries().to_vec(),
             probe: seen.probe,
             history: seen.history,
+            gaps: 0,
             trials,
             take_over_limit: None,
             timeline: self.observers.timeline,
