@@ -157,6 +157,12 @@ fn a_slot_counted_as_run_without_an_intent_is_lost() {
     status["counts"] = json!({ "ran": 3 });
     version(&mut evidence, 3_400, "least", &status);
     fails(&evidence, "Unintended");
+    evidence.gaps = 1;
+    assert_eq!(
+        judge(&evidence).failures(),
+        Vec::<String>::new(),
+        "its intent may be among the versions that were missed"
+    );
 }
 
 #[test]
