@@ -133,7 +133,8 @@ pub struct Evidence {
     pub until: Timestamp,
     /// Replicas that ended without being asked to, or otherwise than asked, and how. A replica that thaws too late aborts on
     /// purpose; the table shows it, and no condition depends on it.
-    pub bad_ends: Vec<String>,
+    /// Nothing where nobody watched for it.
+    pub bad_ends: Option<Vec<String>>,
 }
 
 impl Family {

@@ -39,8 +39,9 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
     row("times when versions were missed", evidence.gaps.to_string());
-    row("replicas that ended otherwise than asked", evidence.bad_ends.len().to_string());
-    for end in &evidence.bad_ends {
+    let bad_ends = evidence.bad_ends.as_ref().map_or_else(|| "not watched".to_owned(), |ends| ends.len().to_string());
+    row("replicas that ended otherwise than asked", bad_ends);
+    for end in evidence.bad_ends.iter().flatten() {
         row("", end.clone());
     }
     format!("{}\n{table}", findings.family)

@@ -60,7 +60,7 @@ fn clean(family: Family) -> Evidence {
         take_over_limit: None,
         timeline: Timeline::fixed(millis(0), wall(0)),
         until: wall(3),
-        bad_ends: Vec::new(),
+        bad_ends: Some(Vec::new()),
     };
     for at in [500, 1_400] {
         evidence.probe.take(millis(at), b"5 a 0");

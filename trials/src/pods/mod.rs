@@ -44,6 +44,8 @@ const SELECTOR: &str = "app.kubernetes.io/name=tenure";
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long it may take to come back to a calm state: a node has to boot, and its pods with it.
 const CALM_LIMIT: Duration = Duration::from_mins(4);
+/// How long the jobs of a family may take to be gone: nothing holds them back.
+const CLEAR_LIMIT: Duration = Duration::from_mins(1);
 /// How long one request of the harness may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How often the state of the pods is looked at.
@@ -175,7 +177,7 @@ impl Session {
         let ledger = Ledger::start_named_by(NamedBy::Origin, &[settings.address], pace).await?;
         make_namespace(&client).await?;
         let objects = Objects::within(client.clone(), NAMESPACE);
-        clear(&objects).await?;
+        clear(&objects, 0).await?;
         let watcher = Watcher::follow_api(client.clone(), NAMESPACE);
         let url = format!("http://{}/lease", SocketAddr::new(settings.address, ledger.port()));
         for job in &jobs {
@@ -234,7 +236,7 @@ impl Session {
             self.note("not every slot due was decided in time; the judge counts them");
         }
         let (seen, gaps) = (self.observers.seen(), self.observers.watcher.gaps());
-        clear(&self.objects).await?;
+        clear(&self.objects, self.trial).await?;
         self.observers.ledger.stop().await;
         let written = seen.write(&self.settings.directory);
         written.map_err(|source| PodsError::Io { what: "writing the evidence", source })?;
@@ -249,7 +251,7 @@ impl Session {
             take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration),
             timeline: self.observers.timeline,
             until,
-            bad_ends: Vec::new(),
+            bad_ends: None,
         };
         Ok(Outcome { evidence, thawed: self.thawed })
     }
@@ -281,13 +283,17 @@ async fn make_namespace(client: &Client) -> Result<(), PodsError> {
     }
 }
 
-/// Deletes the jobs of an earlier family, and waits until they are gone.
-async fn clear(objects: &Objects) -> Result<(), PodsError> {
-    objects.delete_all().await?;
-    while !objects.list().await?.is_empty() {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
+/// Deletes the jobs of a family, and waits until they are gone.
+async fn clear(objects: &Objects, trial: u32) -> Result<(), PodsError> {
+    let cleared = async {
+        objects.delete_all().await?;
+        while !objects.list().await?.is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    };
+    let cleared = wait::within("the jobs are gone", CLEAR_LIMIT, cleared).await;
+    cleared.map_err(|source| PodsError::Overdue { trial, source })?
 }
 
 fn api(what: &'static str, source: kube::Error) -> PodsError {

@@ -133,8 +133,11 @@ impl Session {
         tokio::time::sleep(left).await;
         let cont = At::now();
         // The kubelet may be about to restart it: then there is nothing to thaw for a moment.
-        let thawed = self.hand("thaw-pod", &[&namespace, &leader.pod]).await.unwrap_or_default();
-        let went_on = thawed == frozen;
+        let thawed = self.hand("thaw-pod", &[&namespace, &leader.pod]).await;
+        if let Err(error) = &thawed {
+            self.note(&format!("thaw-pod: {error}"));
+        }
+        let went_on = thawed.is_ok_and(|thawed| thawed == frozen);
         self.note(&format!("frozen for {length:?}, {}", if went_on { "went on" } else { "restarted by the kubelet" }));
         if went_on {
             self.thawed.0 += 1;

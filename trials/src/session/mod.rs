@@ -262,7 +262,7 @@ impl Session {
             take_over_limit: None,
             timeline: self.observers.timeline,
             until,
-            bad_ends: self.bad_ends,
+            bad_ends: Some(self.bad_ends),
         })
     }
 }
