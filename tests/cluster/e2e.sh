@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # make e2e: Tenure under faults on a real cluster, judged from outside it.
 #   tests/cluster/e2e.sh [arguments of the e2e program, such as --families pod-deleted --trials-scale 0.1]
-# Without KUBECONFIG it boots the test cluster (up.sh: IMAGE and TENURE_BINARY say what is loaded) and leaves it up. With KUBECONFIG it takes the
-# cluster that is named there: then IMAGE_REPOSITORY and IMAGE_TAG name an image that its nodes can pull, ADDRESS is an
-# address of this computer that its pods reach, and the families that need hands on the nodes are not applicable.
+# Without KUBECONFIG it boots the test cluster (up.sh: IMAGE and TENURE_BINARY say what is loaded) and leaves it up. With
+# KUBECONFIG it takes the cluster that is named there: then IMAGE_REPOSITORY and IMAGE_TAG name an image that its nodes
+# can pull, ADDRESS is an address of this computer that its pods reach, and the families that need hands on the nodes are
+# not applicable.
 # FULL=1 runs every trial; otherwise a tenth, and at least one of each family.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -42,7 +42,7 @@ program() { echo "$run/programs/$1"; }
 kubectl() { "$(program kubectl)" --kubeconfig "$kubeconfig" "$@"; }
 
 require_root() {
-    [[ $(uname -s) == Linux ]] || fail "it runs on Linux only: it is made of Linux namespaces. Elsewhere: make kind or make minikube"
+    [[ $(uname -s) == Linux ]] || fail "it runs on Linux only: it is made of Linux namespaces. Elsewhere make e2e takes the cluster that KUBECONFIG names"
     ((EUID == 0)) || fail "it must run as root (namespaces, mounts, cgroups): sudo -E make $1"
 }
 
