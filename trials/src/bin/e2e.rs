@@ -102,11 +102,9 @@ async fn main() -> ExitCode {
 }
 
 fn settings(arguments: &Arguments, family: Family, seed: u64) -> Settings {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number of trials")]
-    let trials = (f64::from(family.full_size()) * arguments.trials_scale.clamp(0.0, 100.0)).round() as u32;
     Settings {
         family,
-        trials: trials.max(1),
+        trials: family.scaled(arguments.trials_scale, 1),
         seed,
         directory: arguments.directory.join(family.to_string()),
         address: arguments.address,

@@ -34,6 +34,9 @@ struct Arguments {
     directory: PathBuf,
 }
 
+/// At least one trial for each window.
+const TRIALS_MIN: u32 = 4;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -44,7 +47,7 @@ async fn main() -> ExitCode {
         let settings = Settings {
             tenure: arguments.tenure.clone(),
             family,
-            trials: scaled(family, arguments.trials_scale),
+            trials: family.scaled(arguments.trials_scale, TRIALS_MIN),
             seed,
             directory: arguments.directory.join(family.to_string().to_lowercase()),
         };
@@ -78,11 +81,4 @@ fn write_details(settings: &Settings, findings: &Findings) {
     if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {
         eprintln!("cannot write {}: {error}", path.display());
     }
-}
-
-/// At least one trial for each window.
-fn scaled(family: Family, share: f64) -> u32 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number of trials")]
-    let trials = (f64::from(family.full_size()) * share.clamp(0.0, 100.0)).round() as u32;
-    trials.max(4)
 }

@@ -170,6 +170,13 @@ impl Family {
         }
     }
 
+    /// A share of a full family, for a short run: at least `least` trials.
+    pub fn scaled(self, share: f64, least: u32) -> u32 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number of trials")]
+        let trials = (f64::from(self.full_size()) * share.clamp(0.0, 100.0)).round() as u32;
+        trials.max(least)
+    }
+
     /// Whether the leader leaves in order, so that nothing may be made twice.
     pub const fn is_planned(self) -> bool {
         matches!(self, Self::Term | Self::PodDeleted)
