@@ -104,6 +104,23 @@ annotations:
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
+{{/* The affinity as it is given, but for the labelSelector of the replicas in each term of podAntiAffinity that has none. */}}
+{{- define "tenure.affinity" -}}
+{{- $affinity := deepCopy (default (dict) .Values.affinity) }}
+{{- $selector := dict "matchLabels" (include "tenure.selectorLabels" . | fromYaml) }}
+{{- $terms := default (dict) $affinity.podAntiAffinity }}
+{{- $all := default (list) $terms.requiredDuringSchedulingIgnoredDuringExecution }}
+{{- range $terms.preferredDuringSchedulingIgnoredDuringExecution }}
+{{- $all = append $all .podAffinityTerm }}
+{{- end }}
+{{- range $all }}
+{{- if not (hasKey . "labelSelector") }}
+{{- $_ := set . "labelSelector" $selector }}
+{{- end }}
+{{- end }}
+{{- toYaml $affinity }}
+{{- end }}
+
 {{/* The arguments of the program. One that a value sets already is refused in extraArgs: the program takes each only once. */}}
 {{- define "tenure.args" -}}
 {{- $args := include "tenure.ownArgs" . | fromYamlArray }}
