@@ -5,10 +5,10 @@ ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
 .PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
-	cluster cluster-down cluster-smoke cluster-versions e2e
+	cluster cluster-down cluster-smoke cluster-install cluster-versions e2e kind minikube
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Start it all on this machine, no cluster needed: sandbox, three replicas, example jobs
 	@$(CARGO) run --all-features --bin tenure -- dev --state-dir target/dev
@@ -50,8 +50,17 @@ cluster-down: ## End what `make cluster` has started, also when that was cut off
 cluster-smoke: ## Check the test cluster itself, every fault helper included
 	@tests/cluster/smoke.sh
 
+cluster-install: ## Install, upgrade, roll back and uninstall chart and plain manifests on the test cluster, with real pods
+	@tests/cluster/install.sh
+
 e2e: ## Strike pods, nodes and the control plane of a real cluster, judged from outside: the test cluster, or KUBECONFIG=...
 	@tests/cluster/e2e.sh
+
+kind: ## Make a cluster with kind, load the image into it, and run the e2e suite there (needs Docker and kind)
+	@scripts/local-cluster.sh kind
+
+minikube: ## The same with minikube (needs Docker and minikube)
+	@scripts/local-cluster.sh minikube
 
 cluster-versions: ## Bring the go.mod files to the versions of tests/cluster/programs/versions
 	@tests/cluster/programs/set-versions.sh
