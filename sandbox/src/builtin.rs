@@ -1,4 +1,4 @@
-//! The built-in kinds: Namespace, ConfigMap, Secret, Event (in both groups), Lease, CustomResourceDefinition.
+//! The built-in kinds: Namespace, ConfigMap, Secret, Event (in both groups), Lease, Job, CustomResourceDefinition.
 //!
 //! Their types are described by the same kind of schema as custom resources (`builtin.json`), so that pruning, OpenAPI and
 //! `kubectl explain` have one source. What differs from custom resources is here: Go's decoding errors, the two faces of
@@ -63,6 +63,7 @@ pub(crate) fn resources() -> Vec<Resource> {
         kind("", "v1", "Event", "events", &["ev"], &event_columns),
         kind("events.k8s.io", "v1", "Event", "events", &["ev"], &event_columns),
         kind("coordination.k8s.io", "v1", "Lease", "leases", &[], &[&lease[..], &age].concat()),
+        kind("batch", "v1", "Job", "jobs", &[], &age),
         kind(
             "apiextensions.k8s.io",
             "v1",
@@ -103,7 +104,7 @@ fn kind(
         short_names: short_names.iter().map(ToString::to_string).collect(),
         categories: if definition { vec!["api-extensions".to_owned()] } else { Vec::new() },
         custom: false,
-        status_subresource: matches!(kind, "Namespace" | "CustomResourceDefinition"),
+        status_subresource: matches!(kind, "Namespace" | "CustomResourceDefinition" | "Job"),
         schema: SCHEMAS.get(schema).cloned().map(Schema::new).map(Arc::new),
         columns: columns.iter().map(column).collect(),
     }
@@ -322,6 +323,10 @@ pub(crate) fn complete(resource: &Resource, object: &mut Value) {
         }
     } else if is_core(resource, "Secret") {
         complete_secret(object);
+    } else if is_core(resource, "Job") {
+        if object["status"].is_null() {
+            object["status"] = json!({});
+        }
     } else if crd::is_definition(resource) {
         crd::complete(object);
     }
@@ -353,6 +358,7 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) ->
         "Event" if is_event(resource) => validate_event(resource, new, old),
         "CustomResourceDefinition" if !resource.custom => crd::validate(new),
         "Secret" | "ConfigMap" if !resource.custom => validate_keys(new),
+        "Job" if !resource.custom => validate_job(new),
         _ => Vec::new(),
     }
 }
@@ -367,6 +373,37 @@ fn validate_lease(lease: &Value) -> Vec<Cause> {
     if spec["leaseTransitions"].as_i64().is_some_and(|count| count < 0) {
         let value = &spec["leaseTransitions"];
         causes.push(Cause::invalid("spec.leaseTransitions", value, "must be greater than or equal to 0"));
+    }
+    causes
+}
+
+/// What a Job cannot be without. The pods are nobody's here, so the rest of their template is taken as it is.
+fn validate_job(job: &Value) -> Vec<Cause> {
+    let pod = &job["spec"]["template"]["spec"];
+    let at = |field: &str| format!("spec.template.spec.{field}");
+    let mut causes = Vec::new();
+    let containers = pod["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if containers.is_empty() {
+        causes.push(Cause::required(at("containers")));
+    }
+    for (index, container) in containers.iter().enumerate() {
+        for field in ["name", "image"] {
+            if container[field].as_str().is_none_or(str::is_empty) {
+                causes.push(Cause::required(at(&format!("containers[{index}].{field}"))));
+            }
+        }
+    }
+    let path = at("restartPolicy");
+    match pod["restartPolicy"].as_str().unwrap_or_default() {
+        "Never" | "OnFailure" => {}
+        "" | "Always" => {
+            let text = "Required value: valid values: \"OnFailure\", \"Never\"";
+            causes.push(Cause::new("FieldValueRequired", path, text));
+        }
+        other => {
+            let text = format!("Unsupported value: {}: supported values: \"OnFailure\", \"Never\"", json!(other));
+            causes.push(Cause::new("FieldValueNotSupported", path, text));
+        }
     }
     causes
 }

@@ -1,7 +1,7 @@
 //! A small, honest Kubernetes API server in memory, for development and tests.
 //!
-//! It serves Namespaces, ConfigMaps, Secrets, Events, Leases and CustomResourceDefinitions with the objects they define,
-//! and answers as a real API server does, messages included. It knows nothing of the programs that use it: their
+//! It serves Namespaces, ConfigMaps, Secrets, Events, Leases, Jobs and CustomResourceDefinitions with the objects they
+//! define, and answers as a real API server does, messages included. It knows nothing of the programs that use it: their
 //! definitions are posted to it. The same router is served over HTTP ([`Sandbox::serve`]) and in the process
 //! ([`Sandbox::service`]), and every request can be made to fail on purpose ([`Faults`]).
 //!
@@ -12,14 +12,16 @@
 //!
 //! # Refused
 //!
-//! With a Status that names the feature: server-side apply, `continue`, `dryRun`, other propagation policies,
-//! `resourceVersionMatch=Exact`, `sendInitialEvents` (422; clients fall back to list and watch), protobuf bodies (415).
+//! With a Status that names the feature: server-side apply, `continue`, `dryRun` of anything but a creation,
+//! `propagationPolicy=Orphan`, `resourceVersionMatch=Exact`, `sendInitialEvents` (422; clients fall back to list and watch), protobuf bodies (415).
 //! A definition that asks for a conversion webhook, the scale subresource, selectable fields or a format that is not
 //! checked is refused when it is posted.
 //!
 //! # Left out
 //!
-//! `managedFields`, admission webhooks, garbage collection, RBAC (a fault rule can refuse with 403), OpenAPI v2,
+//! `managedFields`, admission webhooks, garbage collection (a deletion in the foreground is begun, and a client has to
+//! play the collector), the controller of Jobs and everything that the API server knows of their pods (defaults, most
+//! rules), RBAC (a fault rule can refuse with 403), OpenAPI v2,
 //! persistence.
 //!
 //! # Compared with a real API server

@@ -96,7 +96,7 @@ impl Options {
 
     /// What every write is asked with. `options` is the name of the option type, for the message.
     pub(crate) fn check_write(&self, options: &str) -> Result<FieldValidation, Failure> {
-        if self.get("dryRun").is_some() {
+        if self.get("dryRun").is_some() && options != "CreateOptions" {
             return Err(Failure::lacks(options, "dryRun"));
         }
         match self.get("fieldValidation") {
@@ -109,6 +109,19 @@ impl Options {
                     json!(other)
                 );
                 Err(Failure::bad_option(options, &[Cause::new("FieldValueNotSupported", "fieldValidation", message)]))
+            }
+        }
+    }
+
+    /// Whether a creation is only tried: everything is checked, and nothing is stored.
+    pub(crate) fn dry_run(&self) -> Result<bool, Failure> {
+        match self.get("dryRun") {
+            None => Ok(false),
+            Some("All") => Ok(true),
+            Some(other) => {
+                let message = format!("Unsupported value: {}: supported values: \"All\"", json!(other));
+                let cause = Cause::new("FieldValueNotSupported", "dryRun", message);
+                Err(Failure::bad_option("CreateOptions", &[cause]))
             }
         }
     }
@@ -130,6 +143,8 @@ impl Options {
 pub(crate) struct DeleteOptions {
     pub(crate) uid: Option<String>,
     pub(crate) resource_version: Option<String>,
+    /// The object stays, with a finalizer, until a garbage collector has removed what it owns.
+    pub(crate) foreground: bool,
 }
 
 impl DeleteOptions {
@@ -144,9 +159,10 @@ impl DeleteOptions {
         if dry || options.get("dryRun").is_some() {
             return Err(Failure::lacks("DeleteOptions", "dryRun"));
         }
-        match body["propagationPolicy"].as_str().or(options.get("propagationPolicy")) {
-            None | Some("Background") => {}
-            Some(known @ ("Foreground" | "Orphan")) => {
+        let policy = body["propagationPolicy"].as_str().or(options.get("propagationPolicy"));
+        match policy {
+            None | Some("Background" | "Foreground") => {}
+            Some(known @ "Orphan") => {
                 return Err(Failure::lacks("DeleteOptions", &format!("propagationPolicy={known}")));
             }
             Some(other) => {
@@ -159,6 +175,10 @@ impl DeleteOptions {
             }
         }
         let precondition = |name: &str| body["preconditions"][name].as_str().map(str::to_owned);
-        Ok(Self { uid: precondition("uid"), resource_version: precondition("resourceVersion") })
+        Ok(Self {
+            uid: precondition("uid"),
+            resource_version: precondition("resourceVersion"),
+            foreground: policy == Some("Foreground"),
+        })
     }
 }

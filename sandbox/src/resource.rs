@@ -90,7 +90,7 @@ impl Resource {
 
     /// Whether `metadata.generation` follows the changes of the spec.
     pub(crate) fn counts_generations(&self) -> bool {
-        self.custom || self.kind == "CustomResourceDefinition"
+        self.custom || matches!(self.kind.as_str(), "CustomResourceDefinition" | "Job")
     }
 
     /// Whether PUT of a missing object creates it.

@@ -108,17 +108,18 @@ pub(crate) fn list_of(resource: &Resource, mut items: Vec<Value>, rv: u64) -> Va
 
 fn create(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
     let validation = call.options.check_write("CreateOptions")?;
+    let dry_run = call.options.dry_run()?;
     let (object, warnings) = body::decode(&call.resource, call.body, call.content_type, validation)?;
     let version = meta::text(&object, "resourceVersion");
     if !version.is_empty() && version != "0" {
         return Err(Failure::internal("resourceVersion should not be set on objects to be created"));
     }
     call.warnings.replace(warnings);
-    store_new(state, call, object)
+    store_new(state, call, object, dry_run)
 }
 
 /// Stores an object that is not there yet, whether by POST or by a PUT that may create.
-fn store_new(state: &mut State, call: &Call<'_>, mut object: Value) -> Result<Answer, Failure> {
+fn store_new(state: &mut State, call: &Call<'_>, mut object: Value, dry_run: bool) -> Result<Answer, Failure> {
     let resource = &call.resource;
     body::check_namespace(call.namespace, &object)?;
     let given = meta::text(&object, "name").to_owned();
@@ -144,6 +145,9 @@ fn store_new(state: &mut State, call: &Call<'_>, mut object: Value) -> Result<An
     let key = call.key(&name);
     if let Some(existing) = state.get(&key) {
         return Err(Failure::already_exists(resource, &name, meta::is_terminating(&existing)));
+    }
+    if dry_run {
+        return Ok(Answer::new(201, call.present(&object)));
     }
     let stored = state.put(&key, object, call.verb, call.client);
     crd::changed(state, resource, &key, call.client);
@@ -181,7 +185,7 @@ fn update(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
         if !uid.is_empty() {
             return Err(Failure::conflict(resource, call.name, &uid_mismatch(call, uid, "", 0)));
         }
-        return store_new(state, call, new);
+        return store_new(state, call, new, false);
     };
     let current = meta::text(&old, "resourceVersion");
     if !uid.is_empty() && uid != meta::text(&old, "uid") {
@@ -307,7 +311,7 @@ fn delete(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
     let old = call.found(state)?;
     check_preconditions(&call.resource, call.name, &old, &options)?;
     builtin::check_deletable(&call.resource, call.name)?;
-    Ok(remove(state, call, call.name, &old))
+    Ok(remove(state, call, call.name, &old, options.foreground))
 }
 
 fn check_preconditions(resource: &Resource, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Failure> {
@@ -330,13 +334,14 @@ fn check_preconditions(resource: &Resource, name: &str, old: &Value, options: &D
     Ok(())
 }
 
-/// Removes an object, or marks it as being deleted while finalizers hold it.
-fn remove(state: &mut State, call: &Call<'_>, name: &str, old: &Arc<Value>) -> Answer {
+/// Removes an object, or marks it as being deleted while finalizers hold it. A deletion in the foreground adds one, which
+/// is a garbage collector's to remove: here it is the client that plays it.
+fn remove(state: &mut State, call: &Call<'_>, name: &str, old: &Arc<Value>, foreground: bool) -> Answer {
     let resource = &call.resource;
     let key = call.key(name);
     let namespace = builtin::is_namespace(resource);
     let custom_definition = crd::is_definition(resource);
-    if !namespace && meta::finalizers(old).is_empty() {
+    if !namespace && !foreground && meta::finalizers(old).is_empty() {
         if custom_definition {
             crd::removed(state, old, call.client);
         }
@@ -354,6 +359,11 @@ fn remove(state: &mut State, call: &Call<'_>, name: &str, old: &Arc<Value>) -> A
     } else {
         doomed["metadata"]["deletionGracePeriodSeconds"] = json!(0);
         meta::next_generation(&mut doomed);
+    }
+    if foreground && !namespace {
+        let mut finalizers = meta::finalizers(old);
+        finalizers.push("foregroundDeletion");
+        doomed["metadata"]["finalizers"] = json!(finalizers);
     }
     let stored = state.put(&key, doomed, call.verb, call.client);
     if namespace {
@@ -390,7 +400,7 @@ fn finish_namespace(state: &mut State, namespace: Option<&str>, client: &str) {
 
 fn delete_collection(state: &mut State, call: &Call<'_>) -> Result<Answer, Failure> {
     call.options.check_list()?;
-    DeleteOptions::parse(call.options, call.body)?;
+    let options = DeleteOptions::parse(call.options, call.body)?;
     let selector = Selector::parse(&call.resource, call.options)?;
     let hit: Vec<Arc<Value>> =
         state.list(&call.resource.table(), call.namespace).filter(|object| selector.matches(object)).cloned().collect();
@@ -399,7 +409,7 @@ fn delete_collection(state: &mut State, call: &Call<'_>) -> Result<Answer, Failu
         if call.namespace.is_none() && call.resource.namespaced {
             return Err(Failure::method_not_allowed(&call.resource, "deletecollection"));
         }
-        remove(state, call, name, object);
+        remove(state, call, name, object, options.foreground);
     }
     let items = hit.iter().map(|object| call.present(object)).collect();
     Ok(Answer::new(200, list_of(&call.resource, items, state.rv)))
