@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    action::{Egress, HttpRunner, KubeSecrets, ResolveOverride},
+    action::{Egress, HttpRunner, JobRunner, KubeSecrets, ResolveOverride, Runners},
     api::PeriodicJob,
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
@@ -264,17 +264,28 @@ impl Replica {
         let secrets = Arc::new(KubeSecrets::new(api.client()));
         let dial = Arc::new(ResolveOverride::new(settings.jobs.resolve.clone(), dial));
         let egress = Egress::new(settings.jobs.egress_allow.clone());
+        let namespace_in_scope = settings.cluster.watch_namespace.clone();
+        let action = Runners {
+            http: Arc::new(HttpRunner::new(dial, egress, secrets, clock.clone())),
+            jobs: Arc::new(JobRunner::new(
+                api.clone(),
+                namespace_in_scope.clone(),
+                clock.clone(),
+                entropy.clone(),
+                tasks.clone(),
+            )),
+        };
         let scheduler = Scheduler::start(SchedulerParts {
             api: api.clone(),
             dates: vec![election_date.clone()],
             leadership: elector.leadership(),
-            action: Arc::new(HttpRunner::new(dial, egress, secrets, clock.clone())),
+            action: Arc::new(action),
             clock: clock.clone(),
             entropy,
             tasks: tasks.clone(),
             observer: reporter,
             controller: format!("{namespace}/{name}"),
-            scope: settings.cluster.watch_namespace.clone().map_or(Scope::All, Scope::Namespace),
+            scope: namespace_in_scope.map_or(Scope::All, Scope::Namespace),
             settings: SchedulerSettings {
                 catch_up_rate: settings.jobs.catch_up_rate,
                 max_clock_skew: settings.jobs.max_clock_skew,

@@ -18,10 +18,11 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::{
-    Action, AddressRefused, Attempt, AttemptEnd, Egress, EndKind, SecretSource,
+    Action, ActionSpec, AddressRefused, Attempt, AttemptEnd, Egress, EndKind, SecretSource,
     answer::{self, Answer},
     request::{self, ActionError, ExpectedStatus, Secrets, Target},
     secrets::SecretError,
@@ -29,6 +30,7 @@ use super::{
     wire::{Wire, WireLog},
 };
 use crate::{
+    api::HttpAction,
     clock::{Elapsed, SharedClock, timeout, timeout_at},
     dial::{SharedDial, Stream},
 };
@@ -112,13 +114,19 @@ impl HttpRunner {
         Self { dial, egress, secrets, tls, clock }
     }
 
-    async fn run(&self, attempt: &Attempt, stage: &mut Stage, log: &Arc<WireLog>) -> Result<Answer, Failure> {
-        request::check(&attempt.action)?;
-        let target = request::target(&attempt.action)?;
-        let secrets = self.read_secrets(attempt, stage).await?;
-        let request = request::build(attempt, &target, &secrets)?;
+    async fn run(
+        &self,
+        attempt: &Attempt,
+        action: &HttpAction,
+        stage: &mut Stage,
+        log: &Arc<WireLog>,
+    ) -> Result<Answer, Failure> {
+        request::check(action)?;
+        let target = request::target(action)?;
+        let secrets = self.read_secrets(attempt, action, stage).await?;
+        let request = request::build(attempt, action, &target, &secrets)?;
         let settings = if target.tls {
-            let tls = attempt.action.tls.as_ref();
+            let tls = action.tls.as_ref();
             let from_secret = tls.and_then(|tls| tls.ca_from.as_ref());
             let from_secret = from_secret
                 .map(|from| request::secret_text(&attempt.job.namespace, &secrets, &from.secret_key_ref))
@@ -143,9 +151,14 @@ impl HttpRunner {
         self.exchange(Wire::new(stream, attempt.guard.clone(), self.clock.clone(), log.clone()), request, stage).await
     }
 
-    async fn read_secrets(&self, attempt: &Attempt, stage: &mut Stage) -> Result<Secrets, Failure> {
+    async fn read_secrets(
+        &self,
+        attempt: &Attempt,
+        action: &HttpAction,
+        stage: &mut Stage,
+    ) -> Result<Secrets, Failure> {
         let mut secrets = Secrets::new();
-        for reference in request::references(&attempt.action) {
+        for reference in request::references(action) {
             if let Entry::Vacant(entry) = secrets.entry(reference.name.clone()) {
                 *stage = Stage::Secret(reference.name.clone());
                 let read = self.secrets.read(&attempt.job.namespace, &reference.name);
@@ -218,12 +231,22 @@ impl HttpRunner {
 impl Action for HttpRunner {
     fn attempt(&self, attempt: Attempt) -> BoxFuture<'_, AttemptEnd> {
         async move {
+            let ActionSpec::Http(action) = &attempt.action else {
+                let message = "not sent: this action is no HTTP request".to_owned();
+                return AttemptEnd { kind: EndKind::Unsent, message, retry_after: None, first_byte: None };
+            };
             let deadline = self.clock.boot() + attempt.timeout;
             let (log, mut stage) = (Arc::new(WireLog::default()), Stage::Begin);
-            let result = timeout_at(&*self.clock, deadline, self.run(&attempt, &mut stage, &log)).await;
+            let exchange = timeout_at(&*self.clock, deadline, self.run(&attempt, action, &mut stage, &log));
+            let result = tokio::select! {
+                biased;
+                result = exchange => Some(result),
+                () = attempt.wishes.replace.cancelled() => None,
+            };
             let first_byte = log.first_byte();
+            let Some(result) = result else { return replaced(first_byte) };
             let (kind, message, retry_after) = match result {
-                Ok(Ok(answer)) => (judge(&attempt, answer.status), answer.message, answer.retry_after),
+                Ok(Ok(answer)) => (judge(action, answer.status), answer.message, answer.retry_after),
                 _ if log.refused() => {
                     let message = "not sent: the term in office ended before the first byte".to_owned();
                     (EndKind::TermEnded, message, None)
@@ -241,9 +264,17 @@ impl Action for HttpRunner {
     }
 }
 
-fn judge(attempt: &Attempt, status: StatusCode) -> EndKind {
+/// The end of an attempt that makes room for a newer slot.
+fn replaced(first_byte: Option<Timestamp>) -> AttemptEnd {
+    let certain = first_byte.is_none();
+    let what = if certain { "nothing was sent" } else { "the target may still be working on the request" };
+    let message = format!("replaced by a newer slot; {what}");
+    AttemptEnd { kind: EndKind::Replaced { certain }, message, retry_after: None, first_byte }
+}
+
+fn judge(action: &HttpAction, status: StatusCode) -> EndKind {
     // The list was read before the request was sent; should it not be readable, nothing is expected.
-    let expected = ExpectedStatus::read(&attempt.action.expected_status);
+    let expected = ExpectedStatus::read(&action.expected_status);
     if expected.is_ok_and(|expected| expected.contains(status)) {
         EndKind::Succeeded { status }
     } else {

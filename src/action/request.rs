@@ -183,10 +183,10 @@ pub(super) fn target(action: &HttpAction) -> Result<Target, ActionError> {
 /// The request of one attempt, complete but for the connection.
 pub(super) fn build(
     attempt: &Attempt,
+    action: &HttpAction,
     target: &Target,
     secrets: &Secrets,
 ) -> Result<Request<Full<Bytes>>, super::http::Failure> {
-    let action = &attempt.action;
     let values = [
         ("RUN_ID", attempt.run_id.clone()),
         ("RUN_SLOT", attempt.slot.to_string()),
@@ -208,7 +208,7 @@ pub(super) fn build(
         };
         headers.append(header_name(header)?, value);
     }
-    if let Some(authorization) = authorization(attempt, secrets)? {
+    if let Some(authorization) = authorization(attempt, action, secrets)? {
         headers.insert(header::AUTHORIZATION, authorization);
     }
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
@@ -237,8 +237,12 @@ fn insert_contract(attempt: &Attempt, headers: &mut http::HeaderMap) -> Result<(
     Ok(())
 }
 
-fn authorization(attempt: &Attempt, secrets: &Secrets) -> Result<Option<HeaderValue>, SecretError> {
-    let Some(auth) = &attempt.action.auth else { return Ok(None) };
+fn authorization(
+    attempt: &Attempt,
+    action: &HttpAction,
+    secrets: &Secrets,
+) -> Result<Option<HeaderValue>, SecretError> {
+    let Some(auth) = &action.auth else { return Ok(None) };
     if let Some(bearer) = &auth.bearer {
         return secret_header(attempt, secrets, bearer, |token| format!("Bearer {token}")).map(Some);
     }

@@ -1,10 +1,14 @@
-//! What a run does, as it is written in a manifest: the fields of `spec.http`.
+//! What a run does, as it is written in a manifest: the fields of `spec.http`, and `spec.jobTemplate` as a whole.
 //!
 //! Types only. The schema says as much as a schema can (bounds, patterns, CEL rules with messages); what it cannot say
 //! (that a URL parses, that a placeholder is known) is checked by [`crate::action`] before the first byte leaves.
 
+use std::borrow::Cow;
+
 use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// An HTTP request, sent once per attempt. Redirects are not followed: a 3xx is an answer like any other.
 ///
@@ -171,6 +175,27 @@ pub struct HttpTls {
     /// The same, read from a Secret for each attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_from: Option<ValueFrom>,
+}
+
+/// A `JobTemplateSpec` of batch/v1, kept exactly as it is written. It has no schema of its own: the API server's would make
+/// the definition larger than a client-side apply can store, and would refuse the fields of later versions. The API server
+/// itself is asked whether it is valid, by a creation that is only tried.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobTemplate(pub Map<String, Value>);
+
+impl JsonSchema for JobTemplate {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "JobTemplate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    }
 }
 
 /// A body may be this long, in bytes: it is stored in the object, and objects are read by every replica.

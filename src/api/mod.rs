@@ -14,7 +14,8 @@ mod status;
 mod time;
 
 pub use action::{
-    BODY_BYTES_MAX, BasicAuth, HttpAction, HttpAuth, HttpHeader, HttpMethod, HttpTls, SecretKeyRef, ValueFrom,
+    BODY_BYTES_MAX, BasicAuth, HttpAction, HttpAuth, HttpHeader, HttpMethod, HttpTls, JobTemplate, SecretKeyRef,
+    ValueFrom,
 };
 pub use crd::{CrdError, crds, crds_yaml};
 pub use periodic_job::{

@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, HttpAction, PeriodicJobStatus};
+use super::{Duration, HttpAction, JobTemplate, PeriodicJobStatus};
 
 /// The annotation that runs a job now: handled once for each new value.
 pub const TRIGGER_ANNOTATION: &str = "tenure.dev/trigger";
@@ -71,8 +71,8 @@ pub const TRIGGER_ANNOTATION: &str = "tenure.dev/trigger";
 #[x_kube(
     validation = Rule::new("has(self.schedule) != has(self.interval)")
         .message("set exactly one of schedule (a cron expression) and interval (a duration)"),
-    validation = Rule::new("[has(self.http)].filter(set, set).size() == 1")
-        .message("set exactly one action: http"),
+    validation = Rule::new("[has(self.http), has(self.jobTemplate)].filter(set, set).size() == 1")
+        .message("set exactly one action: http or jobTemplate"),
     validation = Rule::new("!has(self.interval) || self.timeZone == 'UTC'")
         .message("an interval lies on the grid of the epoch and has no time zone: remove timeZone, or use schedule")
 )]
@@ -93,7 +93,9 @@ pub struct PeriodicJobSpec {
     pub time_zone: String,
 
     /// What happens to a slot that is due while a run is active. Forbid: it is not run, and counted as Overlap. Allow: it
-    /// runs beside it, up to maxActive. (Replace, BufferOne and BufferAll come later.)
+    /// runs beside it, up to maxActive. Replace: the active run is cancelled, and the slot is run when that has ended; of
+    /// several slots that come due meanwhile the newest is run, and the others are counted as Replaced. (BufferOne and
+    /// BufferAll come later.)
     #[serde(default)]
     pub concurrency_policy: ConcurrencyPolicy,
 
@@ -113,7 +115,7 @@ pub struct PeriodicJobSpec {
     #[serde(default)]
     pub guarantee: Guarantee,
 
-    /// How long one attempt may take.
+    /// How long one attempt may take. With jobTemplate: how long creating the Job may take.
     #[serde(default = "default_timeout")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('10ms') && duration(self) <= duration('24h')")
@@ -121,12 +123,15 @@ pub struct PeriodicJobSpec {
     )]
     pub timeout: Duration,
 
-    /// How long, in seconds, a run may take with all its attempts.
-    #[serde(default = "default_active_deadline_seconds")]
+    /// How long, in seconds, a run may take with all its attempts. Unset: 3600 with http; with jobTemplate, what the
+    /// template says, as with a CronJob. With jobTemplate it becomes the Job's own activeDeadlineSeconds, if the template
+    /// does not give a shorter one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
-    pub active_deadline_seconds: i64,
+    pub active_deadline_seconds: Option<i64>,
 
-    /// How a failed run is tried again.
+    /// How a failed run is tried again. With jobTemplate: how a Job that could not be created is; pods that fail are tried
+    /// again by the Job itself, up to its backoffLimit.
     #[serde(default)]
     pub retry: RetryPolicy,
 
@@ -134,12 +139,12 @@ pub struct PeriodicJobSpec {
     #[serde(default)]
     pub suspend: bool,
 
-    /// How many successful runs are kept in the status.
+    /// How many successful runs are kept in the status, and how many Jobs that completed are kept with jobTemplate.
     #[serde(default = "default_successful_history")]
     #[schemars(range(min = 0, max = 20))]
     pub successful_jobs_history_limit: i32,
 
-    /// How many runs that did not succeed are kept in the status.
+    /// How many runs that did not succeed are kept in the status, and how many failed Jobs are kept with jobTemplate.
     #[serde(default = "default_failed_history")]
     #[schemars(range(min = 0, max = 20))]
     pub failed_jobs_history_limit: i32,
@@ -149,9 +154,15 @@ pub struct PeriodicJobSpec {
     #[schemars(range(min = 1, max = 100))]
     pub max_active: i32,
 
-    /// The action: an HTTP request. (jobTemplate, command and enqueue come later.)
+    /// The action: an HTTP request. (command and enqueue come later.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpAction>,
+
+    /// The action: a Kubernetes Job, as a CronJob's jobTemplate describes it (metadata with labels and annotations, and the
+    /// spec of a Job of batch/v1). Each slot has one Job, named after this object and the run; its containers find RUN_ID,
+    /// RUN_SLOT, RUN_TOKEN and RUN_ATTEMPT in their environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_template: Option<JobTemplate>,
 }
 
 /// What happens to a slot that is due while a run is active.
@@ -161,6 +172,7 @@ pub enum ConcurrencyPolicy {
     #[default]
     Forbid,
     Allow,
+    Replace,
 }
 
 /// What happens to slots that were missed.
@@ -214,9 +226,9 @@ impl Default for RetryPolicy {
 }
 
 impl PeriodicJobSpec {
-    /// How long a run may take with all its attempts.
-    pub fn active_deadline(&self) -> time::Duration {
-        time::Duration::from_secs(u64::try_from(self.active_deadline_seconds).unwrap_or(1))
+    /// How long a run may take with all its attempts, if the spec says so.
+    pub fn active_deadline(&self) -> Option<time::Duration> {
+        self.active_deadline_seconds.map(|seconds| time::Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
     }
 
     /// How late a slot may still be started, if there is a limit.
@@ -231,10 +243,6 @@ fn utc() -> String {
 
 fn default_timeout() -> Duration {
     Duration(time::Duration::from_secs(30))
-}
-
-fn default_active_deadline_seconds() -> i64 {
-    3_600
 }
 
 fn default_successful_history() -> i32 {

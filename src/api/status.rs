@@ -132,6 +132,10 @@ pub struct ActiveRun {
     /// The trigger that asked for this run; absent for a slot's run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<String>,
+    /// Whether a leader after the one that stored this attempt has taken it over, because what an attempt began goes on
+    /// without its leader: a Job that was created. It is looked for before anything else is done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub taken_over: bool,
 }
 
 /// What became of a slot.
@@ -143,6 +147,7 @@ pub enum Disposition {
     Late,
     Suspended,
     Coalesced,
+    Replaced,
 }
 
 /// How a run ended.
@@ -174,6 +179,8 @@ pub struct Counts {
     pub suspended: u64,
     /// The slot was missed, and a newer one was run in its place.
     pub coalesced: u64,
+    /// The slot was due while a run was active under Replace, and a newer one came due before that run had ended.
+    pub replaced: u64,
     /// Runs started by the trigger annotation. They belong to no slot and are not part of the sum.
     pub triggered: u64,
 }
@@ -201,8 +208,8 @@ pub struct RunRecord {
     /// When the run was due.
     pub slot: Instant,
     /// Succeeded; Failed and TimedOut (the last attempt came to that); Interrupted (cut off by the end of a term or of a
-    /// replica; the run is taken up again by its guarantee); Cancelled (the job was deleted); Indeterminate (whether it
-    /// had an effect is not known).
+    /// replica; the run is taken up again by its guarantee); Cancelled (the job was deleted, or a newer slot replaced the
+    /// run); Indeterminate (whether it had an effect, or all of it, is not known).
     pub outcome: Outcome,
     /// The number of the last attempt.
     pub attempt: u32,
@@ -257,7 +264,7 @@ pub enum ConditionStatus {
 impl Counts {
     /// The number of slots that have a disposition.
     pub fn slots(&self) -> u64 {
-        self.ran + self.overlap + self.late + self.suspended + self.coalesced
+        self.ran + self.overlap + self.late + self.suspended + self.coalesced + self.replaced
     }
 
     /// Counts `slots` more slots with `disposition`.
@@ -268,6 +275,7 @@ impl Counts {
             Disposition::Late => &mut self.late,
             Disposition::Suspended => &mut self.suspended,
             Disposition::Coalesced => &mut self.coalesced,
+            Disposition::Replaced => &mut self.replaced,
         };
         *counter = counter.saturating_add(slots);
     }
@@ -282,6 +290,7 @@ impl Disposition {
             Self::Late => "Late",
             Self::Suspended => "Suspended",
             Self::Coalesced => "Coalesced",
+            Self::Replaced => "Replaced",
         }
     }
 }
@@ -318,11 +327,16 @@ mod tests {
     #[test]
     fn the_sum_of_slots_leaves_out_triggered_runs() {
         let mut counts = Counts { triggered: 7, ..Counts::default() };
-        for disposition in
-            [Disposition::Ran, Disposition::Overlap, Disposition::Late, Disposition::Suspended, Disposition::Coalesced]
-        {
+        for disposition in [
+            Disposition::Ran,
+            Disposition::Overlap,
+            Disposition::Late,
+            Disposition::Suspended,
+            Disposition::Coalesced,
+            Disposition::Replaced,
+        ] {
             counts.add(disposition, 2);
         }
-        assert_eq!(counts.slots(), 10);
+        assert_eq!(counts.slots(), 12);
     }
 }

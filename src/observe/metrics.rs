@@ -72,13 +72,13 @@ const LATENESS_BUCKETS: &[f64] =
 const RUN_BUCKETS: &[f64] = &[0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
 /// What may become of a slot.
-const DISPOSITIONS: &[&str] = &["Ran", "Overlap", "Late", "Suspended", "Coalesced"];
+const DISPOSITIONS: &[&str] = &["Ran", "Overlap", "Late", "Suspended", "Coalesced", "Replaced"];
 
 /// How a run may end.
 const OUTCOMES: &[&str] = &["Succeeded", "Failed", "TimedOut", "Interrupted", "Cancelled", "Indeterminate"];
 
 /// What can be executed.
-const ACTIONS: &[&str] = &["http"];
+const ACTIONS: &[&str] = &["http", "jobTemplate"];
 
 const OBJECT: &[&str] = &["periodicjob", "periodicjob_namespace"];
 

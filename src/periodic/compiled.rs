@@ -7,8 +7,8 @@ use super::{
     record::{HistoryLimits, Readiness},
 };
 use crate::{
-    action,
-    api::{self, ConditionStatus, Guarantee, HttpAction, PeriodicJobSpec, Planned},
+    action::{self, ActionSpec},
+    api::{self, ConditionStatus, Guarantee, PeriodicJobSpec, Planned},
     backoff::Backoff,
     schedule::{Schedule, ScheduleSpec},
 };
@@ -25,11 +25,15 @@ pub struct Compiled {
     /// Whether it is valid.
     pub readiness: Readiness,
     /// What a run does; nothing, if the spec is not valid.
-    pub action: Option<HttpAction>,
+    pub action: Option<ActionSpec>,
+    /// The action's name in metrics.
+    pub action_word: &'static str,
     /// How a failed run is tried again.
     pub policy: RunPolicy,
     /// How long a run may take with all its attempts.
     pub active_deadline: Duration,
+    /// The same, if the spec says so.
+    pub given_deadline: Option<Duration>,
     /// How many ended runs are kept.
     pub limits: HistoryLimits,
 }
@@ -45,7 +49,15 @@ pub struct RunPolicy {
     pub backoff: Backoff,
     /// How long one may take.
     pub timeout: Duration,
+    /// Whether what an attempt has begun goes on without its leader.
+    pub lives_on: bool,
 }
+
+/// How long a run may take if the spec does not say: a request that hangs must not hold its place for ever.
+const DEADLINE: Duration = Duration::from_hours(1);
+
+/// A Job whose template gives no deadline has none, as under a CronJob; this is what stands for that in the status.
+const NO_DEADLINE: Duration = Duration::from_hours(10 * 365 * 24);
 
 impl Compiled {
     /// Checks and parses `spec`. A spec that is not valid has no slots and no action, and says so.
@@ -55,14 +67,12 @@ impl Compiled {
             interval: spec.interval.map(api::Duration::get),
             time_zone: &spec.time_zone,
         });
-        let checked = match &spec.http {
-            Some(http) => action::check(http).map(|()| http.clone()).map_err(|error| error.to_string()),
-            None => Err("no action is set: set http".to_owned()),
-        };
+        let checked = checked_action(spec);
+        let lives_on = spec.job_template.is_some();
         let (schedule, action, readiness) = match (parsed, checked) {
             (Err(error), _) => (None, None, not_ready("InvalidSchedule", error.to_string())),
             (_, Err(message)) => (None, None, not_ready("InvalidAction", message)),
-            (Ok(schedule), Ok(http)) => (Some(schedule), Some(http), ready(spec.suspend)),
+            (Ok(schedule), Ok(action)) => (Some(schedule), Some(action), ready(spec.suspend)),
         };
         let planned = Planned {
             generation,
@@ -82,18 +92,46 @@ impl Compiled {
             },
             readiness,
             action,
+            action_word: if lives_on { "jobTemplate" } else { "http" },
             policy: RunPolicy {
                 guarantee: spec.guarantee,
                 max_attempts: u32::try_from(spec.retry.max_attempts).unwrap_or(1).max(1),
                 backoff: Backoff { initial: spec.retry.initial.get(), max: spec.retry.max.get() },
                 timeout: spec.timeout.get(),
+                lives_on,
             },
-            active_deadline: spec.active_deadline(),
+            active_deadline: spec.active_deadline().unwrap_or(if lives_on { NO_DEADLINE } else { DEADLINE }),
+            given_deadline: spec.active_deadline(),
             limits: HistoryLimits {
                 successful: usize::try_from(spec.successful_jobs_history_limit).unwrap_or(0),
                 failed: usize::try_from(spec.failed_jobs_history_limit).unwrap_or(0),
             },
         }
+    }
+}
+
+impl Compiled {
+    /// The same spec, refused by the API server: it has no slots and no action, and says so.
+    pub fn refused(&self, message: String) -> Self {
+        let planned = Planned { schedule: None, interval: None, ..self.planned.clone() };
+        let timetable = Timetable { schedule: None, ..self.timetable.clone() };
+        let readiness = not_ready("InvalidJobTemplate", message);
+        Self { planned, timetable, readiness, action: None, ..self.clone() }
+    }
+}
+
+fn checked_action(spec: &PeriodicJobSpec) -> Result<ActionSpec, String> {
+    match (&spec.http, &spec.job_template) {
+        (Some(http), None) => match action::check(http) {
+            Ok(()) => Ok(ActionSpec::Http(http.clone())),
+            Err(error) => Err(error.to_string()),
+        },
+        (None, Some(template)) => match action::check_template(template, spec.guarantee) {
+            Ok(()) => Ok(ActionSpec::Job(template.clone())),
+            Err(error) => Err(error.to_string()),
+        },
+        (None, None) => Err("no action is set: set http or jobTemplate".to_owned()),
+        (Some(_), Some(_)) => Err("two actions are set: set either http or jobTemplate".to_owned()),
     }
 }
 

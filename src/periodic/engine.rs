@@ -28,7 +28,7 @@ use super::{
     store::{ReadAnswer, WriteAnswer},
 };
 use crate::{
-    action::{Action, JobRef},
+    action::{Action, JobRef, Trial},
     api::{Instant, TermRef},
     apiserver::{ApiServer, DateSeen},
     clock::{BootTime, SharedClock},
@@ -104,6 +104,12 @@ pub(super) enum Event {
         uid: String,
         run_id: String,
         ended: Ended,
+    },
+    TriedOut {
+        job: JobRef,
+        uid: String,
+        generation: i64,
+        trial: Trial,
     },
 }
 
@@ -316,10 +322,20 @@ impl Engine {
             let now = self.now();
             if planning == Planning::Closed {
                 self.jobs.values_mut().for_each(|job| job.give_back_waiting(now, None));
+                self.leave_what_goes_on();
             }
             self.advance_all();
         }
         self.cut_off_at_the_end_of_the_drain();
+    }
+
+    /// A hand-over does not wait for what goes on without this replica.
+    fn leave_what_goes_on(&self) {
+        for run in self.jobs.values().flat_map(|job| job.runs.values()) {
+            if let RunState::Acting(acting) = &run.state {
+                acting.wishes.leave.cancel();
+            }
+        }
     }
 
     fn cut_off_at_the_end_of_the_drain(&mut self) {
@@ -329,8 +345,8 @@ impl Engine {
         }
         self.cut_off = true;
         for run in self.jobs.values().flat_map(|job| job.runs.values()) {
-            if let RunState::Acting(cancel) = &run.state {
-                cancel.cancel();
+            if let RunState::Acting(acting) = &run.state {
+                acting.cut.cancel();
             }
         }
     }
@@ -410,6 +426,10 @@ impl Engine {
             return;
         }
         job.pause_until = None;
+        if self.office.is_some() && job.trial_again_at().is_some_and(|at| at <= boot) {
+            let now = self.now();
+            job.try_again(now);
+        }
         if self.requests >= REQUESTS_MAX {
             if self.queued.insert(job.key.clone()) {
                 self.queue.push_back(job.key.clone());
@@ -433,6 +453,12 @@ impl Engine {
                 job.said = None;
                 self.write_when_it_is_its_turn(job, *write, boot);
             }
+            Ok(Step::TryOut) => self.try_out(job),
+            Ok(Step::Replace) => {
+                if self.replace_runs(job) {
+                    self.step(job);
+                }
+            }
             Ok(Step::StandOff(standoff)) => self.stand_off(job, standoff),
             Err(error) => tracing::error!(periodicjob = %job.key, %error, "A write cannot be built"),
         }
@@ -451,7 +477,8 @@ impl Engine {
         // would only wake the loop again and again.
         let wall = wall.filter(|_| pause.is_none() && !self.queued.contains(&job.key));
         let catch_up = job.catch_up_at.filter(|turn| *turn > boot);
-        self.alarms.set(&job.key, wall, [pause, catch_up].into_iter().flatten().min());
+        let trial = job.trial_again_at().filter(|at| in_office && *at > boot);
+        self.alarms.set(&job.key, wall, [pause, catch_up, trial].into_iter().flatten().min());
     }
 }
 

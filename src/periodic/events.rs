@@ -2,24 +2,22 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{
     engine::{Engine, Event},
-    job::{Job, News, Planning, Run, RunState, Standoff, WriteKind},
+    job::{Acting, Job, News, Planning, Run, RunState, Standoff, WriteKind},
     observer::{AttemptFailure, AttemptStart, JobGauges, Notice, RunReport, Urgency},
     record::RunEnd,
     run::{self, After, Ended},
     store::{ReadAnswer, WriteAnswer},
 };
 use crate::{
-    action::{Attempt, JobRef},
+    action::{Attempt, AttemptEnd, EndKind, JobRef, Trial},
     api::{ActiveRun, ConcurrencyPolicy, ConditionStatus, ConditionType, Instant, Outcome, PeriodicJob},
     election::TermEnded,
 };
 
-/// The action's name in metrics.
-const ACTION: &str = "http";
+/// What the API server refused is asked about again this much later: a permission or a quota may have come.
+const TRIAL_AGAIN: Duration = Duration::from_mins(1);
 
 impl Engine {
     pub(super) fn on_event(&mut self, event: Event) {
@@ -30,7 +28,34 @@ impl Engine {
                 drop(hold);
             }
             Event::Ended { job, uid, run_id, ended } => self.on_ended(&job, &uid, &run_id, &ended),
+            Event::TriedOut { job, uid, generation, trial } => self.on_tried_out(&job, &uid, generation, trial),
         }
+    }
+
+    fn on_tried_out(&mut self, key: &JobRef, uid: &str, generation: i64, trial: Trial) {
+        if let Some(mut job) = self.jobs.remove(key) {
+            if job.uid == uid {
+                job.busy = false;
+                match trial {
+                    // It was of a spec that has been edited since.
+                    _ if job.compiled.planned.generation != generation => {}
+                    Trial::Passed => {
+                        job.setbacks = 0;
+                        job.passed_trial();
+                    }
+                    Trial::Refused(message) => job.failed_trial(message, self.clock.boot() + TRIAL_AGAIN),
+                    Trial::Unknown(error) => {
+                        if job.setbacks == 0 {
+                            tracing::warn!(periodicjob = %key, error, "Whether a Job could be created is not known");
+                        }
+                        self.set_back(&mut job);
+                    }
+                }
+            }
+            self.jobs.insert(key.clone(), job);
+        }
+        self.advance(key);
+        self.request_ended();
     }
 
     fn on_read(&mut self, key: &JobRef, uid: &str, floor: u64, answer: ReadAnswer) {
@@ -137,7 +162,7 @@ impl Engine {
                 let report = RunReport {
                     run_id: id,
                     slot: end.at,
-                    action: ACTION,
+                    action: job.compiled.action_word,
                     outcome: end.outcome,
                     attempt: 0,
                     took: Duration::ZERO,
@@ -145,7 +170,11 @@ impl Engine {
                 };
                 self.observer.run_ended(&job.key, &report);
             }
-            WriteKind::Finished(id) | WriteKind::LeftOpen(id) => {
+            WriteKind::Finished(id) => {
+                job.runs.remove(id);
+                self.tidy(job);
+            }
+            WriteKind::LeftOpen(id) => {
                 job.runs.remove(id);
             }
         }
@@ -176,20 +205,29 @@ impl Engine {
         let (Some(office), Some(run)) = (&self.office, job.runs.get_mut(&run_id)) else { return };
         let Some(action) = job.compiled.action.clone() else {
             let message = format!("the spec is not valid: {}", job.compiled.readiness.message);
-            run.state = RunState::Finished(RunEnd { outcome: Outcome::Failed, message, at: now });
+            run.state = RunState::Finished(RunEnd { outcome: Outcome::Failed, message, reason: None, at: now });
             return;
         };
         let intent = &run.intent;
+        let acting = Acting::default();
+        if self.planning == Planning::Closed {
+            acting.wishes.leave.cancel();
+        }
         let attempt = Attempt {
             run_id: run_id.clone(),
             job: job.key.clone(),
+            uid: job.uid.clone(),
             slot: intent.slot.timestamp(),
             attempt: intent.attempt,
             guard: office.term.guard(),
             action,
             timeout: job.compiled.policy.timeout.min(intent.run_deadline.since(now)),
+            active_deadline: job.compiled.given_deadline,
+            guarantee: job.compiled.policy.guarantee,
+            begun_before: intent.taken_over || job.left_running.contains(&run_id),
+            wishes: acting.wishes.clone(),
         };
-        let in_time = intent.attempt == 1 && intent.trigger.is_none();
+        let in_time = intent.attempt == 1 && intent.trigger.is_none() && !attempt.begun_before;
         let missed = job.first_plan.is_none_or(|first| intent.slot <= first);
         let start = AttemptStart {
             run_id: &run_id,
@@ -202,13 +240,13 @@ impl Engine {
         if run.hold.is_none() {
             run.hold = office.term.hold().ok();
         }
-        let cancel = CancellationToken::new();
-        run.state = RunState::Acting(cancel.clone());
+        let cut = acting.cut.clone();
+        run.state = RunState::Acting(acting);
         let (term, action) = (office.term.clone(), self.action.clone());
         let task = self.tasks.spawn("attempt", async move {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => Ended::Stopped,
+                () = cut.cancelled() => Ended::Stopped,
                 end = term.run(action.attempt(attempt)) => match end {
                     Ok(end) => Ended::Attempt(end),
                     Err(TermEnded) => Ended::TermOver,
@@ -236,17 +274,24 @@ impl Engine {
     fn attempt_ended(&mut self, job: &mut Job, run_id: &str, ended: &Ended, now: Instant) {
         let deleted = job.deleted && *ended == Ended::Stopped;
         let ended = if deleted { &Ended::Deleted } else { ended };
-        let retry_until = job.retry_until(now);
+        let (retry_until, action) = (job.retry_until(now), job.compiled.action_word);
         let Some(run) = job.runs.get_mut(run_id) else { return };
         let policy = &job.compiled.policy;
+        let doubted = doubted(ended, run.in_doubt && !policy.lives_on);
+        let ended = doubted.as_ref().unwrap_or(ended);
         match run::after_attempt(ended, &run.intent, policy, now, retry_until, &*self.entropy) {
             After::Finish(end) => {
-                self.tell_end(&job.key, run_id, &run.intent, &end);
+                self.tell_end(&job.key, run_id, &run.intent, &end, action);
                 run.state = RunState::Finished(end);
             }
             After::StaysOpen(end) => {
-                self.tell_end(&job.key, run_id, &run.intent, &end);
+                self.tell_end(&job.key, run_id, &run.intent, &end, action);
                 run.state = RunState::LeftOpen(end);
+            }
+            After::HandOver => {
+                tracing::info!(periodicjob = %job.key, run = run_id, "A run goes on and is left to the next leader");
+                job.runs.remove(run_id);
+                job.left_running.insert(run_id.to_owned());
             }
             After::Retry(retry) => {
                 let attempt = run.intent.attempt;
@@ -258,6 +303,7 @@ impl Engine {
                 let (message, wait, bound) = (retry.message.as_str(), retry.wait, retry.bound);
                 let failure = AttemptFailure { run_id, attempt, message, wait, bound };
                 self.observer.attempt_failed(&job.key, &failure);
+                run.in_doubt |= retry.in_doubt;
                 run.state = RunState::Failed(retry);
             }
         }
@@ -269,13 +315,36 @@ impl Engine {
         }
     }
 
+    /// Cancels the runs of a job whose place a newer slot takes. Says whether one of them has ended by that: what is
+    /// going on is asked to end, and says itself how it did.
+    pub(super) fn replace_runs(&mut self, job: &mut Job) -> bool {
+        let (now, action) = (self.now(), job.compiled.action_word);
+        let mut ended = false;
+        for (id, run) in &mut job.runs {
+            let failure = match &run.state {
+                RunState::Acting(acting) => {
+                    acting.wishes.replace.cancel();
+                    continue;
+                }
+                RunState::Waiting => run.intent.last_failure.as_deref(),
+                RunState::Failed(retry) => Some(retry.message.as_str()),
+                RunState::Finished(_) | RunState::LeftOpen(_) => continue,
+            };
+            let end = run::replaced_while_waiting(failure, run.in_doubt, now);
+            self.tell_end(&job.key, id, &run.intent, &end, action);
+            run.state = RunState::Finished(end);
+            ended = true;
+        }
+        ended
+    }
+
     /// Cancels what a deleted job has going on; nothing is left to record it in.
     pub(super) fn cancel_runs(&mut self, job: &mut Job) {
-        let now = self.now();
+        let (now, action) = (self.now(), job.compiled.action_word);
         let (key, uid) = (job.key.clone(), job.uid.clone());
         job.runs.retain(|id, run| match &run.state {
-            RunState::Acting(cancel) => {
-                cancel.cancel();
+            RunState::Acting(acting) => {
+                acting.cut.cancel();
                 true
             }
             RunState::Finished(end) if end.outcome == Outcome::Cancelled => {
@@ -285,14 +354,15 @@ impl Engine {
             }
             RunState::Waiting | RunState::Failed(_) => {
                 let message = "the job was deleted".to_owned();
-                self.tell_end(&key, id, &run.intent, &RunEnd { outcome: Outcome::Cancelled, message, at: now });
+                let end = RunEnd { outcome: Outcome::Cancelled, message, reason: None, at: now };
+                self.tell_end(&key, id, &run.intent, &end, action);
                 false
             }
             RunState::Finished(_) | RunState::LeftOpen(_) => false,
         });
     }
 
-    fn tell_end(&self, key: &JobRef, run_id: &str, intent: &ActiveRun, end: &RunEnd) {
+    fn tell_end(&self, key: &JobRef, run_id: &str, intent: &ActiveRun, end: &RunEnd, action: &'static str) {
         let took = end.at.since(intent.started_at);
         let (outcome, attempt) = (end.outcome, intent.attempt);
         match outcome {
@@ -304,7 +374,7 @@ impl Engine {
             ),
         }
         let (slot, message) = (intent.slot, end.message.as_str());
-        let report = RunReport { run_id, slot, action: ACTION, outcome, attempt, took, message };
+        let report = RunReport { run_id, slot, action, outcome, attempt, took, message };
         self.observer.run_ended(key, &report);
     }
 
@@ -360,6 +430,16 @@ impl Engine {
 
     pub(super) fn notice(&self, job: &JobRef, uid: &str, urgency: Urgency, reason: &'static str, note: String) {
         self.observer.notice(Notice { job: job.clone(), uid: uid.to_owned(), urgency, reason, note });
+    }
+}
+
+/// A run that was replaced before its attempt sent anything is in doubt all the same if an attempt before it was.
+fn doubted(ended: &Ended, in_doubt: bool) -> Option<Ended> {
+    match ended {
+        Ended::Attempt(end) if in_doubt && end.kind == (EndKind::Replaced { certain: true }) => {
+            Some(Ended::Attempt(AttemptEnd { kind: EndKind::Replaced { certain: false }, ..end.clone() }))
+        }
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@ mod step;
 
 pub use step::{Planning, Step, Surroundings, Write, WriteKind};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,10 @@ use super::{
     run::Retry,
 };
 use crate::{
-    action::JobRef,
+    action::{ActionSpec, JobRef, Wishes},
     api::{
-        ActiveRun, ConcurrencyPolicy, Condition, Counts, Disposition, Guarantee, Instant, Outcome, PeriodicJob,
-        PeriodicJobStatus, Planned, TRIGGER_ANNOTATION, TermRef,
+        ActiveRun, ConcurrencyPolicy, Condition, ConditionStatus, ConditionType, Counts, Disposition, Guarantee,
+        Instant, Outcome, PeriodicJob, PeriodicJobStatus, Planned, TRIGGER_ANNOTATION, TermRef,
     },
     clock::BootTime,
     election::Work,
@@ -64,6 +64,9 @@ pub struct Job {
     pub successor: Option<Box<PeriodicJob>>,
     /// Why nothing is done about it, as far as that has been said.
     pub said: Option<Standoff>,
+    /// The runs of this term that go on and that this process has stopped to follow.
+    pub left_running: BTreeSet<String>,
+    trial: Trying,
     resource_version: String,
     version: u64,
     created: Instant,
@@ -82,6 +85,29 @@ pub struct Run {
     pub state: RunState,
     /// Keeps a planned hand-over waiting until the run is over and recorded.
     pub hold: Option<Work>,
+    /// Whether an attempt before this one may have had an effect that nobody knows of.
+    pub in_doubt: bool,
+}
+
+/// An attempt that is going on.
+#[derive(Debug, Clone, Default)]
+pub struct Acting {
+    /// Cuts it off.
+    pub cut: CancellationToken,
+    /// Asks it to end by itself.
+    pub wishes: Wishes,
+}
+
+/// Whether the API server would take what the spec asks for. It is asked once for each generation.
+#[derive(Debug)]
+enum Trying {
+    Due,
+    Passed,
+    /// It would not; the spec as it would be is kept, because the reason may be one that passes.
+    Refused {
+        sound: Box<Compiled>,
+        again_at: BootTime,
+    },
 }
 
 /// What a new version of an object brings.
@@ -99,7 +125,7 @@ pub enum RunState {
     /// The next attempt is stored and waits for its time.
     Waiting,
     /// An attempt is going on.
-    Acting(CancellationToken),
+    Acting(Acting),
     /// An attempt has failed; the next one is to be stored.
     Failed(Retry),
     /// It has ended; that is to be stored.
@@ -139,6 +165,8 @@ impl Job {
             deleted: false,
             successor: None,
             said: None,
+            left_running: BTreeSet::new(),
+            trial: Trying::Due,
             resource_version: String::new(),
             version: 0,
             created: now,
@@ -191,6 +219,7 @@ impl Job {
         let generation = object.metadata.generation.unwrap_or_default();
         if generation != self.compiled.planned.generation {
             self.compiled = Compiled::of(&object.spec, generation);
+            self.trial = Trying::Due;
             self.edit_seen = now;
         }
         self.resource_version = object.resource_version().unwrap_or_default();
@@ -214,6 +243,47 @@ impl Job {
         self.overlaps_written = None;
         self.said = None;
         self.wake = None;
+        self.left_running.clear();
+    }
+
+    /// Whether the API server is to be asked about the action before the spec is planned.
+    fn is_untried(&self, status: Option<&PeriodicJobStatus>) -> bool {
+        let is_passed = |condition: &&Condition| {
+            condition.kind == ConditionType::Ready
+                && condition.status == ConditionStatus::True
+                && condition.observed_generation == self.compiled.planned.generation
+        };
+        let passed_before = status.is_some_and(|status| status.conditions.iter().any(|known| is_passed(&known)));
+        let asks = matches!(self.compiled.action, Some(ActionSpec::Job(_)));
+        asks && matches!(self.trial, Trying::Due) && !passed_before
+    }
+
+    /// The API server takes what the spec asks for.
+    pub fn passed_trial(&mut self) {
+        self.trial = Trying::Passed;
+    }
+
+    /// The API server would refuse what the spec asks for. It is asked again at `again_at`.
+    pub fn failed_trial(&mut self, message: String, again_at: BootTime) {
+        let refused = self.compiled.refused(message);
+        let sound = Box::new(std::mem::replace(&mut self.compiled, refused));
+        self.trial = Trying::Refused { sound, again_at };
+    }
+
+    /// When the API server is to be asked again.
+    pub fn trial_again_at(&self) -> Option<BootTime> {
+        match &self.trial {
+            Trying::Refused { again_at, .. } => Some(*again_at),
+            Trying::Due | Trying::Passed => None,
+        }
+    }
+
+    /// Takes up a refused spec again: as an edit that is seen now, so that nothing from before is run.
+    pub fn try_again(&mut self, now: Instant) {
+        if let Trying::Refused { sound, .. } = std::mem::replace(&mut self.trial, Trying::Due) {
+            self.compiled = *sound;
+            self.edit_seen = now;
+        }
     }
 
     /// What ends with a term or with the planning: attempts that are stored and not made are given back. Under
@@ -233,7 +303,7 @@ impl Job {
             if guarantee == Guarantee::AtLeastOnce && matches!(run.state, RunState::Waiting) {
                 return false;
             }
-            run.state = RunState::LeftOpen(RunEnd { outcome: Outcome::Interrupted, message, at: now });
+            run.state = RunState::LeftOpen(RunEnd { outcome: Outcome::Interrupted, message, reason: None, at: now });
             true
         });
     }
@@ -257,6 +327,7 @@ fn gained(before: Counts, after: Counts) -> Vec<(Disposition, u64)> {
         (Disposition::Late, before.late, after.late),
         (Disposition::Suspended, before.suspended, after.suspended),
         (Disposition::Coalesced, before.coalesced, after.coalesced),
+        (Disposition::Replaced, before.replaced, after.replaced),
     ];
     all.into_iter().filter(|(_, before, after)| after > before).map(|(what, b, a)| (what, a - b)).collect()
 }

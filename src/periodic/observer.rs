@@ -73,7 +73,7 @@ pub struct RunReport<'a> {
     pub run_id: &'a str,
     /// When it was due.
     pub slot: Instant,
-    /// The kind of action: `http`.
+    /// The kind of action: `http` or `jobTemplate`.
     pub action: &'static str,
     /// How it ended.
     pub outcome: Outcome,

@@ -43,7 +43,7 @@ pub fn claim(uid: &str, base: &PeriodicJobStatus, next: &PeriodicJobStatus) -> R
 /// Whether an intent requires that no run is active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActiveFence {
-    /// A run is started under Forbid.
+    /// A run is started under Forbid or Replace.
     MustBeEmpty,
     /// Runs may be active beside it, or none is started.
     MayHoldRuns,

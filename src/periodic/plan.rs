@@ -86,6 +86,8 @@ pub struct Plan {
     pub trigger: Option<Trigger>,
     /// Whether the new generation's timetable holds from the mark on.
     pub adopts_edit: bool,
+    /// Under Replace, the active runs are to be cancelled: something is to start, and does when they have ended.
+    pub replaces: bool,
     /// When to plan again, unless something changes before.
     pub wake: Option<Instant>,
 }
@@ -118,18 +120,42 @@ struct Piece<'a> {
 
 /// Decides every slot that is due. See the module's documentation.
 pub fn plan(input: &PlanInput<'_>) -> Plan {
+    if input.rules.concurrency == ConcurrencyPolicy::Replace && input.active > 0 {
+        return replacing(input);
+    }
     let pieces = pieces(input);
-    let newest_missed = newest_missed(input, &pieces);
+    let newest_due = newest_due(input, &pieces);
+    // A slot that is due in office takes the place of one that was missed.
+    let newest_missed = newest_missed(input, &pieces).filter(|_| newest_due.is_none());
     let mut planner = Planner::new(input);
     // A missed slot that will be caught up waits for the run that holds its place; later slots wait behind it, because
     // the mark passes a slot only when it is decided.
     let waits = newest_missed.is_some() && input.active > 0 && input.rules.concurrency == ConcurrencyPolicy::Forbid;
     if !waits {
         for piece in &pieces {
-            planner.decide(piece, newest_missed);
+            planner.decide(piece, newest_missed, newest_due);
         }
     }
     planner.finish(waits)
+}
+
+/// Under Replace, beside an active run: what would start if there were none waits until there is none. The mark stays
+/// where it is, because what is to start is decided then: a newer slot may have come due.
+fn replacing(input: &PlanInput<'_>) -> Plan {
+    let free = plan(&PlanInput { active: 0, ..*input });
+    if free.starts.is_empty() && free.trigger != Some(Trigger::Start) {
+        return free;
+    }
+    Plan { replaces: true, ..Plan::nothing(input.mark) }
+}
+
+/// Under Replace, the slot due in office that is to be run, if any: the newest one.
+fn newest_due(input: &PlanInput<'_>, pieces: &[Piece<'_>]) -> Option<Instant> {
+    if input.rules.concurrency != ConcurrencyPolicy::Replace || input.timetable.schedule.is_none() {
+        return None;
+    }
+    let mut due = pieces.iter().rev().filter(|piece| !piece.missed && !piece.suspended);
+    due.find_map(Piece::latest).filter(|newest| *newest > too_late(input))
 }
 
 fn pieces<'a>(input: &PlanInput<'a>) -> Vec<Piece<'a>> {
@@ -207,22 +233,14 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(input: &'a PlanInput<'a>) -> Self {
         let capacity = match input.rules.concurrency {
-            ConcurrencyPolicy::Forbid => 1,
+            ConcurrencyPolicy::Forbid | ConcurrencyPolicy::Replace => 1,
             ConcurrencyPolicy::Allow => input.rules.max_active.get(),
         };
-        let plan = Plan {
-            mark: input.mark,
-            decided: Vec::new(),
-            starts: Vec::new(),
-            catches_up: false,
-            trigger: None,
-            adopts_edit: false,
-            wake: None,
-        };
+        let plan = Plan::nothing(input.mark);
         Self { input, too_late: too_late(input), capacity: capacity.saturating_sub(input.active), plan }
     }
 
-    fn decide(&mut self, piece: &Piece<'_>, newest_missed: Option<Instant>) {
+    fn decide(&mut self, piece: &Piece<'_>, newest_missed: Option<Instant>, newest_due: Option<Instant>) {
         if piece.suspended {
             return self.pass_over(piece, Disposition::Suspended);
         }
@@ -243,6 +261,9 @@ impl<'a> Planner<'a> {
             }
             return;
         }
+        if self.input.rules.concurrency == ConcurrencyPolicy::Replace {
+            return self.decide_replacing(&in_time, newest_due);
+        }
         let mut from = in_time.from;
         while self.capacity > 0
             && !piece.occupied
@@ -252,6 +273,17 @@ impl<'a> Planner<'a> {
             from = slot;
         }
         self.pass_over(&in_time.after(from), Disposition::Overlap);
+    }
+
+    /// Of the slots that are due in office, the newest is run.
+    fn decide_replacing(&mut self, in_time: &Piece<'_>, newest_due: Option<Instant>) {
+        match newest_due.filter(|newest| (in_time.from < *newest) && (*newest <= in_time.to)) {
+            Some(newest) => {
+                self.pass_over(&in_time.up_to(before(newest.timestamp())), Disposition::Replaced);
+                self.start_or_overlap(newest);
+            }
+            None => self.pass_over(in_time, Disposition::Replaced),
+        }
     }
 
     fn start_or_overlap(&mut self, slot: Instant) -> bool {
@@ -326,6 +358,19 @@ impl<'a> Planner<'a> {
 }
 
 impl Plan {
+    fn nothing(mark: Instant) -> Self {
+        Self {
+            mark,
+            decided: Vec::new(),
+            starts: Vec::new(),
+            catches_up: false,
+            trigger: None,
+            adopts_edit: false,
+            replaces: false,
+            wake: None,
+        }
+    }
+
     /// Whether there is anything to store.
     pub fn is_empty(&self) -> bool {
         self.decided.is_empty() && self.trigger.is_none() && !self.adopts_edit

@@ -65,6 +65,8 @@ pub struct RunEnd {
     pub outcome: Outcome,
     /// For people.
     pub message: String,
+    /// One word for machines, where the outcome does not say it all.
+    pub reason: Option<&'static str>,
     /// When.
     pub at: Instant,
 }
@@ -214,6 +216,7 @@ fn first_attempt(slot: Instant, trigger: Option<String>, blueprint: Blueprint<'_
         last_failure: None,
         ended_at: None,
         trigger,
+        taken_over: false,
     }
 }
 
@@ -233,6 +236,7 @@ pub fn next_attempt(
         run.wait_bound = attempt.wait_bound.map(api::Duration);
         run.last_failure = Some(attempt.last_failure.clone());
         run.ended_at = None;
+        run.taken_over = false;
         let deadline = attempt.not_before.plus(attempt.timeout);
         if attempt.recovers {
             run.recoveries = run.recoveries.saturating_add(1);
@@ -249,6 +253,19 @@ pub fn taken_over(base: &PeriodicJobStatus, run_id: &str, writer: Writer<'_>) ->
     let mut next = claimed(base, writer);
     if let Some(run) = next.active.get_mut(run_id) {
         run.term = writer.term.clone();
+    }
+    next
+}
+
+/// The status with an attempt of an earlier term taken over, whose work goes on without its leader: the same attempt, with
+/// time to find what it has left.
+pub fn adopted(base: &PeriodicJobStatus, run_id: &str, timeout: Duration, writer: Writer<'_>) -> PeriodicJobStatus {
+    let mut next = taken_over(base, run_id, writer);
+    if let Some(run) = next.active.get_mut(run_id) {
+        run.taken_over = true;
+        run.not_before = run.not_before.min(writer.now);
+        run.run_deadline = run.run_deadline.max(writer.now.plus(timeout));
+        run.deadline = writer.now.plus(timeout);
     }
     next
 }
@@ -281,7 +298,7 @@ pub fn ended(
         &mut next,
         ConditionType::LastRunSucceeded,
         succeeded,
-        end.outcome.as_str(),
+        end.reason.unwrap_or(end.outcome.as_str()),
         end.message.clone(),
         run.generation,
         end.at,

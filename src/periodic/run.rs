@@ -49,6 +49,9 @@ pub enum After {
     Retry(Retry),
     /// The attempt has ended, the run stays open: a later term goes on.
     StaysOpen(RunEnd),
+    /// What the attempt began goes on, and this process no longer follows it. Its intent stays as it is: whoever leads
+    /// next takes it over.
+    HandOver,
 }
 
 /// Another attempt after a known failure.
@@ -62,6 +65,8 @@ pub struct Retry {
     pub bound: Duration,
     /// Why the attempt failed.
     pub message: String,
+    /// Whether it may have had an effect that nobody knows of.
+    pub in_doubt: bool,
 }
 
 /// What is done about an intent of an earlier term that has no result.
@@ -69,6 +74,8 @@ pub struct Retry {
 pub enum Recovery {
     /// The attempt waits and was certainly not made: it is taken over as it is.
     TakeOver,
+    /// What the attempt began may be going on: it is looked for, under the same number.
+    Adopt,
     /// The run is taken up again with another attempt, at once.
     TryAgain(NextAttempt),
     /// The run ends, and whether it had an effect is not known.
@@ -84,7 +91,8 @@ pub fn after_attempt(
     retry_until: Option<Instant>,
     entropy: &dyn Entropy,
 ) -> After {
-    let finish = |outcome, message: &str| After::Finish(RunEnd { outcome, message: message.to_owned(), at: now });
+    let finish =
+        |outcome, message: &str| After::Finish(RunEnd { outcome, message: message.to_owned(), reason: None, at: now });
     match ended {
         Ended::Attempt(end) => after_end(end, run, policy, now, retry_until, entropy),
         Ended::Deleted => finish(Outcome::Cancelled, "the job was deleted"),
@@ -97,6 +105,7 @@ pub fn after_attempt(
             };
             after_end(&end, run, policy, now, retry_until, entropy)
         }
+        Ended::TermOver | Ended::Stopped if policy.lives_on => After::HandOver,
         Ended::TermOver => cut_off("the leader's term ended during the attempt", policy, now),
         Ended::Stopped => cut_off("the replica stopped and the attempt did not end within the drain time", policy, now),
     }
@@ -105,11 +114,12 @@ pub fn after_attempt(
 fn cut_off(why: &str, policy: &RunPolicy, now: Instant) -> After {
     match policy.guarantee {
         Guarantee::AtLeastOnce => {
-            After::StaysOpen(RunEnd { outcome: Outcome::Interrupted, message: why.to_owned(), at: now })
+            After::StaysOpen(RunEnd { outcome: Outcome::Interrupted, message: why.to_owned(), reason: None, at: now })
         }
         Guarantee::AtMostOnce => After::Finish(RunEnd {
             outcome: Outcome::Indeterminate,
             message: format!("{why}; whether it had an effect is not known"),
+            reason: None,
             at: now,
         }),
     }
@@ -124,19 +134,33 @@ fn after_end(
     entropy: &dyn Entropy,
 ) -> After {
     let failed = match end.kind {
-        EndKind::Succeeded { .. } => {
-            return After::Finish(RunEnd { outcome: Outcome::Succeeded, message: end.message.clone(), at: now });
+        EndKind::Succeeded { .. } | EndKind::JobSucceeded => {
+            return After::Finish(RunEnd {
+                outcome: Outcome::Succeeded,
+                message: end.message.clone(),
+                reason: None,
+                at: now,
+            });
         }
         EndKind::TermEnded => {
             let message = "the leader's term ended before the first byte was sent".to_owned();
-            return After::StaysOpen(RunEnd { outcome: Outcome::Interrupted, message, at: now });
+            return After::StaysOpen(RunEnd { outcome: Outcome::Interrupted, message, reason: None, at: now });
+        }
+        EndKind::LeftRunning => return After::HandOver,
+        // A complete answer: its pods were tried as often as it allows, and another Job is not made.
+        EndKind::JobFailed
+        | EndKind::JobTimedOut
+        | EndKind::JobGone
+        | EndKind::NameTaken
+        | EndKind::Replaced { .. } => {
+            return After::Finish(final_end(end, now));
         }
         EndKind::TimedOut { .. } => Outcome::TimedOut,
         EndKind::Refused { .. } | EndKind::Unsent | EndKind::NoAnswer => Outcome::Failed,
     };
     if policy.guarantee == Guarantee::AtMostOnce && end.kind.was_sent() {
         let outcome = if end.kind.was_answered() { failed } else { Outcome::Indeterminate };
-        return After::Finish(RunEnd { outcome, message: end.message.clone(), at: now });
+        return After::Finish(RunEnd { outcome, message: end.message.clone(), reason: None, at: now });
     }
     // Recoveries are no retries: they do not use up attempts, and do not make the wait longer.
     let tries = run.attempt.saturating_sub(run.recoveries).max(1);
@@ -145,9 +169,31 @@ fn after_end(
     let not_before = now.plus(wait);
     let in_time = not_before < run.run_deadline && retry_until.is_none_or(|until| not_before < until);
     if tries < policy.max_attempts && in_time {
-        return After::Retry(Retry { not_before, wait, bound, message: end.message.clone() });
+        let in_doubt = end.kind.was_sent() && !end.kind.was_answered();
+        return After::Retry(Retry { not_before, wait, bound, message: end.message.clone(), in_doubt });
     }
-    After::Finish(RunEnd { outcome: failed, message: end.message.clone(), at: now })
+    After::Finish(RunEnd { outcome: failed, message: end.message.clone(), reason: None, at: now })
+}
+
+/// The end of a run that nothing is tried again for, whatever its guarantee.
+fn final_end(end: &AttemptEnd, now: Instant) -> RunEnd {
+    let (outcome, reason) = match end.kind {
+        EndKind::JobTimedOut => (Outcome::TimedOut, None),
+        EndKind::Replaced { certain: true } => (Outcome::Cancelled, Some("Replaced")),
+        EndKind::Replaced { certain: false } => (Outcome::Indeterminate, Some("Replaced")),
+        EndKind::JobGone => (Outcome::Indeterminate, Some("JobGone")),
+        EndKind::NameTaken => (Outcome::Failed, Some("NameTaken")),
+        _ => (Outcome::Failed, None),
+    };
+    RunEnd { outcome, message: end.message.clone(), reason, at: now }
+}
+
+/// The end of a run whose next attempt had not begun when a newer slot took its place.
+pub fn replaced_while_waiting(last_failure: Option<&str>, in_doubt: bool, now: Instant) -> RunEnd {
+    let before = last_failure.map(|failure| format!("; the attempt before it: {failure}")).unwrap_or_default();
+    let outcome = if in_doubt { Outcome::Indeterminate } else { Outcome::Cancelled };
+    let message = format!("replaced by a newer slot before its attempt was made{before}");
+    RunEnd { outcome, message, reason: Some("Replaced"), at: now }
 }
 
 /// What is done about an intent of an earlier term that has no result.
@@ -165,6 +211,9 @@ pub fn recovery(
     if run.ended_at.is_none() && waits {
         return Recovery::TakeOver;
     }
+    if policy.lives_on && run.ended_at.is_none() {
+        return Recovery::Adopt;
+    }
     let in_doubt = policy.guarantee == Guarantee::AtMostOnce && run.ended_at.is_none();
     if in_doubt || run.recoveries >= MAX_RECOVERIES {
         let attempt = run.attempt;
@@ -172,6 +221,7 @@ pub fn recovery(
         return Recovery::GiveUp(RunEnd {
             outcome: Outcome::Indeterminate,
             message: format!("{why}; whether attempt {attempt} had an effect is not known"),
+            reason: None,
             at: now,
         });
     }

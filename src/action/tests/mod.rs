@@ -132,6 +132,27 @@ async fn a_hang_after_the_first_byte_ends_at_the_deadline_as_sent(#[case] answer
 }
 
 #[rstest]
+#[case::before_the_first_byte(Peer::answers(OK).slow_to_connect(Duration::from_secs(2)), true)]
+#[case::after_it(Peer::answers("").then(Then::Hold), false)]
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_replaced_says_whether_it_is_certain_that_nothing_was_sent(
+    #[case] peer: Peer,
+    #[case] certain: bool,
+) {
+    let bench = Bench::new().target("10.0.0.1", peer);
+    let attempt = bench.plan(&json!({ "url": "http://target.test" }));
+    let replace = attempt.wishes.replace.clone();
+    let (clock, runner) = (bench.clock.clone(), bench.runner());
+    let replacing = async {
+        crate::clock::sleep(&*clock, Duration::from_secs(1)).await;
+        replace.cancel();
+    };
+    let (end, ()) = tokio::join!(runner.attempt(attempt), replacing);
+    assert_eq!((end.kind, end.first_byte.is_none()), (EndKind::Replaced { certain }, certain), "{}", end.message);
+    assert_eq!(end.kind.was_sent(), !certain);
+}
+
+#[rstest]
 #[case::no_answer("")]
 #[case::half_a_head("HTTP/1.1 200 OK\r\ncontent-le")]
 #[case::half_a_body("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")]

@@ -19,9 +19,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls};
 
 use super::super::{
-    Action, Attempt, AttemptEnd, Egress, HttpRunner, JobRef, KubeSecrets, SecretData, SecretError, SecretSource,
+    Action, ActionSpec, Attempt, AttemptEnd, Egress, HttpRunner, JobRef, KubeSecrets, SecretData, SecretError,
+    SecretSource, Wishes,
 };
 use crate::{
+    api::Guarantee,
     apiserver::ApiServer,
     clock::{RATE_ONE, SharedClock, SimulatedClock, sleep},
     dial::{Dial, Stream},
@@ -163,8 +165,13 @@ impl Bench {
             slot: "2026-01-02T03:04:05.2Z".parse().expect("a timestamp"),
             attempt: 2,
             guard: self.term.guard(),
-            action: serde_json::from_value(action.clone()).expect("an action"),
+            uid: "e5b1".to_owned(),
+            action: ActionSpec::Http(serde_json::from_value(action.clone()).expect("an action")),
             timeout: TIMEOUT,
+            active_deadline: None,
+            guarantee: Guarantee::AtLeastOnce,
+            begun_before: false,
+            wishes: Wishes::default(),
         }
     }
 

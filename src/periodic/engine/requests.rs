@@ -11,10 +11,17 @@ use super::{
     },
     Engine, Event, REQUESTS_MAX,
 };
-use crate::{backoff::Backoff, clock::BootTime};
+use crate::{
+    action::{Attempt, Tidy, Wishes},
+    backoff::Backoff,
+    clock::BootTime,
+};
 
 /// The pause after a request that came to nothing.
 const SETBACK_PAUSE: Backoff = Backoff { initial: Duration::from_millis(25), max: Duration::from_secs(5) };
+
+/// The run id of an attempt that is only tried out: as long as any, so that names that follow from it are, too.
+const SAMPLE_RUN_ID: &str = "00000000000000000000000000000000";
 
 impl Engine {
     /// Catch-up starts are paced: after a take-over, everything that was missed would start at once.
@@ -57,6 +64,45 @@ impl Engine {
         });
     }
 
+    /// Asks whether the API server would take what the spec asks for.
+    pub(super) fn try_out(&mut self, job: &mut Job) {
+        let (Some(office), Some(spec)) = (&self.office, job.compiled.action.clone()) else { return };
+        let sample = Attempt {
+            run_id: SAMPLE_RUN_ID.to_owned(),
+            job: job.key.clone(),
+            uid: job.uid.clone(),
+            slot: self.clock.wall(),
+            attempt: 1,
+            guard: office.term.guard(),
+            action: spec,
+            timeout: job.compiled.policy.timeout,
+            active_deadline: job.compiled.given_deadline,
+            guarantee: job.compiled.policy.guarantee,
+            begun_before: false,
+            wishes: Wishes::default(),
+        };
+        let (key, uid, generation) = (job.key.clone(), job.uid.clone(), job.compiled.planned.generation);
+        let action = self.action.clone();
+        self.begin(job, async move {
+            let trial = action.try_out(sample).await;
+            Event::TriedOut { job: key, uid, generation, trial }
+        });
+    }
+
+    /// Removes what ended runs have left behind, beside everything else.
+    pub(in super::super) fn tidy(&self, job: &Job) {
+        let Some(office) = self.office.as_ref().filter(|_| job.compiled.policy.lives_on) else { return };
+        let tidy = Tidy {
+            job: job.key.clone(),
+            uid: job.uid.clone(),
+            successful: job.compiled.limits.successful,
+            failed: job.compiled.limits.failed,
+            guard: office.term.guard(),
+        };
+        let (term, action) = (office.term.clone(), self.action.clone());
+        self.tasks.spawn("history", async move { term.run(action.tidy(tidy)).await }).detach();
+    }
+
     fn begin(&mut self, job: &mut Job, request: impl Future<Output = Event> + Send + 'static) {
         job.busy = true;
         self.requests += 1;
@@ -84,7 +130,8 @@ impl Engine {
 
     pub(in super::super) fn run_is_stored(&self, run_id: &str, job: &Job) -> Option<Run> {
         let intent = job.status.as_ref()?.active.get(run_id)?.clone();
+        let in_doubt = job.runs.get(run_id).map_or(intent.attempt > 1, |run| run.in_doubt);
         let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
-        Some(Run { intent, state: RunState::Waiting, hold })
+        Some(Run { intent, state: RunState::Waiting, hold, in_doubt })
     }
 }

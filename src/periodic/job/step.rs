@@ -48,6 +48,10 @@ pub enum Step {
     Read,
     /// Write its status.
     Write(Box<Write>),
+    /// Ask the API server whether it would take what the spec asks for.
+    TryOut,
+    /// Cancel its runs: a newer slot takes their place.
+    Replace,
     /// Nothing, and for a reason that people should know.
     StandOff(Standoff),
 }
@@ -119,7 +123,9 @@ impl Job {
         }
         let Some(term) = around.term.filter(|_| around.planning == Planning::Open) else { return Ok(Step::Rest) };
         let writer = Writer { term, write_id: around.write_id, now: around.now };
-        let Some(status) = self.status.clone() else { return self.first_status(around, writer) };
+        let Some(status) = self.status.clone() else {
+            return if self.is_untried(None) { Ok(Step::TryOut) } else { self.first_status(around, writer) };
+        };
         if let Some(standoff) = standoff(&status, around.controller, term) {
             return Ok(Step::StandOff(standoff));
         }
@@ -133,6 +139,9 @@ impl Job {
         self.adopt_own(&status, term);
         if let Some(write) = self.next_attempt(&status, writer)? {
             return Ok(write);
+        }
+        if self.is_untried(Some(&status)) {
+            return Ok(Step::TryOut);
         }
         self.plan(&status, writer)
     }
@@ -195,7 +204,10 @@ impl Job {
                 return Ok(Some(Step::write(patch, WriteKind::GiveUp(id.clone(), end))));
             }
             // A spec that is not valid cannot be run: the run waits for one that is.
-            Recovery::TryAgain(_) if self.compiled.action.is_none() => return Ok(None),
+            Recovery::TryAgain(_) | Recovery::Adopt if self.compiled.action.is_none() => return Ok(None),
+            Recovery::Adopt => {
+                (record::adopted(status, id, self.compiled.policy.timeout, writer), WriteKind::Attempt(id.clone()))
+            }
             Recovery::TryAgain(attempt) => {
                 (record::next_attempt(status, id, &attempt, writer), WriteKind::Attempt(id.clone()))
             }
@@ -212,6 +224,7 @@ impl Job {
                 intent: run.clone(),
                 state: RunState::Waiting,
                 hold: None,
+                in_doubt: run.attempt > 1,
             });
         }
     }
@@ -239,6 +252,10 @@ impl Job {
         let trigger = self.trigger.clone().filter(|trigger| Some(trigger) != status.last_trigger.as_ref());
         let plan = self.make_plan(status, writer.now, trigger.is_some());
         self.wake = plan.wake;
+        if plan.replaces {
+            self.first_plan.get_or_insert(writer.now);
+            return Ok(Step::Replace);
+        }
         let nothing_new = plan.is_empty() && !ready_differs(status, &self.compiled.readiness);
         if nothing_new || self.overlaps_can_wait(&plan, writer.now) {
             self.first_plan.get_or_insert(writer.now);
@@ -257,8 +274,8 @@ impl Job {
             record::set_ready(&mut next, readiness, self.compiled.planned.generation, writer.now);
         }
         next.next_slots = next_slots(&self.compiled.timetable, next.mark.max(writer.now));
-        let forbids = self.compiled.rules.concurrency == ConcurrencyPolicy::Forbid;
-        let fence = if forbids && !starts.is_empty() { ActiveFence::MustBeEmpty } else { ActiveFence::MayHoldRuns };
+        let alone = self.compiled.rules.concurrency != ConcurrencyPolicy::Allow;
+        let fence = if alone && !starts.is_empty() { ActiveFence::MustBeEmpty } else { ActiveFence::MayHoldRuns };
         let generation = self.compiled.planned.generation;
         let patch = patch::intent(&self.uid, generation, status, &next, fence)?;
         let refused = (plan.trigger == Some(plan::Trigger::Refused)).then_some(trigger).flatten();

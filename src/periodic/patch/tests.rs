@@ -73,6 +73,7 @@ fn run_of(slot: i64, term_token: u64) -> (PeriodicJobStatus, PeriodicJobStatus, 
         starts: vec![at(slot)],
         catches_up: false,
         trigger: None::<Trigger>,
+        replaces: false,
         adopts_edit: true,
         wake: None,
     };
@@ -180,7 +181,7 @@ fn the_first_status_is_refused_if_anything_was_written_before() {
 }
 
 fn success() -> RunEnd {
-    RunEnd { outcome: Outcome::Succeeded, message: "200 OK".to_owned(), at: at(2_000) }
+    RunEnd { outcome: Outcome::Succeeded, message: "200 OK".to_owned(), reason: None, at: at(2_000) }
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn two_results_never_overwrite_each_other() {
     let (_, open, id) = run_of(1_000, 7);
     let done = record::ended(&open, &id, &success(), LIMITS, "r");
     let patch = result(UID, &open, &done, &id).expect("a patch");
-    let other = RunEnd { outcome: Outcome::Failed, message: "500".to_owned(), at: at(1_900) };
+    let other = RunEnd { outcome: Outcome::Failed, message: "500".to_owned(), reason: None, at: at(1_900) };
     let mut both = open.clone();
     both.active.insert("another".to_owned(), open.active[&id].clone());
     let with_other = record::ended(&both, "another", &other, LIMITS, "o");
@@ -251,7 +252,8 @@ fn two_results_never_overwrite_each_other() {
 #[test]
 fn a_field_that_is_no_longer_set_is_removed() {
     let (_, open, id) = run_of(1_000, 7);
-    let cut = RunEnd { outcome: Outcome::Interrupted, message: "the replica stops".to_owned(), at: at(1_500) };
+    let cut =
+        RunEnd { outcome: Outcome::Interrupted, message: "the replica stops".to_owned(), reason: None, at: at(1_500) };
     let interrupted = record::interrupted(&open, &id, &cut, LIMITS, "i");
     let mut triggered = interrupted.clone();
     triggered.last_trigger = Some("now".to_owned());

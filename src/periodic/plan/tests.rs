@@ -90,6 +90,48 @@ fn under_allow_slots_run_side_by_side_up_to_the_bound() {
     assert_eq!(summary(&plan), [(Disposition::Ran, 1), (Disposition::Ran, 1), (Disposition::Overlap, 2)]);
 }
 
+fn replace() -> Rules {
+    Rules { concurrency: ConcurrencyPolicy::Replace, ..rules() }
+}
+
+#[test]
+fn a_slot_due_beside_an_active_run_has_it_cancelled_and_starts_when_it_has_ended() {
+    let (timetable, rules) = (each_second(), replace());
+    let beside = PlanInput { active: 1, ..input(&timetable, &rules, 1_001) };
+    let waiting = plan(&beside);
+    assert!(waiting.replaces && waiting.is_empty());
+    assert_eq!(waiting.mark, at(0), "nothing is decided before the place is free");
+    assert!(!plan(&PlanInput { now: at(999), ..beside }).replaces, "nothing is due");
+
+    let freed = plan(&PlanInput { active: 0, now: at(3_200), ..beside });
+    assert_eq!(summary(&freed), [(Disposition::Replaced, 2), (Disposition::Ran, 1)]);
+    assert_eq!((freed.starts.as_slice(), freed.mark), (&[at(3_000)][..], at(3_000)));
+}
+
+#[test]
+fn a_slot_due_in_office_takes_the_place_of_a_missed_one_under_replace() {
+    let (timetable, rules) = (each_second(), replace());
+    let plan = plan(&PlanInput { first_plan: at(3_500), ..input(&timetable, &rules, 4_000) });
+    assert_eq!(summary(&plan), [(Disposition::Coalesced, 3), (Disposition::Ran, 1)]);
+    assert!(!plan.catches_up);
+}
+
+#[test]
+fn suspended_and_late_slots_replace_nothing() {
+    let (suspended, timetable) = (Timetable { suspend: true, ..each_second() }, each_second());
+    let rules = Rules { starting_deadline: Some(Duration::ZERO), ..replace() };
+    let beside = PlanInput { active: 1, ..input(&suspended, &rules, 4_000_000) };
+    assert!(!plan(&beside).replaces);
+    let late = plan(&PlanInput { active: 1, ..input(&timetable, &rules, 1_500) });
+    assert_eq!((summary(&late), late.replaces), (vec![(Disposition::Late, 1)], false));
+}
+
+#[test]
+fn a_trigger_replaces_an_active_run() {
+    let (timetable, rules) = (each_second(), replace());
+    assert!(plan(&PlanInput { active: 1, triggered: true, ..input(&timetable, &rules, 500) }).replaces);
+}
+
 #[test]
 fn of_the_missed_slots_the_newest_is_run_and_the_older_ones_coalesce() {
     let (timetable, rules) = (each_second(), rules());
@@ -239,7 +281,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn any_rules() -> impl Strategy<Value = Rules> {
-    let policy = prop_oneof![Just(ConcurrencyPolicy::Forbid), Just(ConcurrencyPolicy::Allow)];
+    let policy =
+        prop_oneof![Just(ConcurrencyPolicy::Forbid), Just(ConcurrencyPolicy::Allow), Just(ConcurrencyPolicy::Replace)];
     let catch_up = prop_oneof![Just(CatchUp::None), Just(CatchUp::Latest)];
     let deadline = prop::option::of((0_u64..10).prop_map(Duration::from_secs));
     (policy, catch_up, deadline, 1_usize..4).prop_map(|(concurrency, catch_up, starting_deadline, max_active)| Rules {
@@ -331,7 +374,8 @@ proptest! {
             prop_assert_eq!(&made, &plan(&input), "the same input gives the same plan");
             prop_assert!(made.mark >= life.mark, "the mark never goes back");
             prop_assert!(made.mark <= now.max(life.mark), "the mark never runs ahead");
-            let capacity = if rules.concurrency == ConcurrencyPolicy::Forbid { 1 } else { rules.max_active.get() };
+            let capacity = if rules.concurrency == ConcurrencyPolicy::Allow { rules.max_active.get() } else { 1 };
+            prop_assert!(!made.replaces || (made.is_empty() && life.active > 0), "what is cancelled first starts later");
             prop_assert!(made.starts.is_empty() || made.starts.len() + life.active <= capacity);
             if let Some(edit) = edit {
                 let new_slots = made.starts.iter().filter(|slot| **slot > edit.seen);

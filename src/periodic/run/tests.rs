@@ -24,7 +24,7 @@ fn entropy() -> SharedEntropy {
 
 fn policy(guarantee: Guarantee) -> RunPolicy {
     let backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
-    RunPolicy { guarantee, max_attempts: 3, backoff, timeout: Duration::from_secs(30) }
+    RunPolicy { guarantee, max_attempts: 3, backoff, timeout: Duration::from_secs(30), lives_on: false }
 }
 
 fn run(attempt: u32) -> ActiveRun {
@@ -42,6 +42,7 @@ fn run(attempt: u32) -> ActiveRun {
         last_failure: None,
         ended_at: None,
         trigger: None,
+        taken_over: false,
     }
 }
 
@@ -56,7 +57,7 @@ fn after(kind: EndKind, run: &ActiveRun, guarantee: Guarantee) -> After {
 fn outcome(after: &After) -> Option<Outcome> {
     match after {
         After::Finish(end) => Some(end.outcome),
-        After::Retry(_) | After::StaysOpen(_) => None,
+        After::Retry(_) | After::StaysOpen(_) | After::HandOver => None,
     }
 }
 
@@ -173,4 +174,60 @@ fn a_waiting_attempt_is_in_doubt_while_the_servers_time_is_not_known() {
     assert_eq!(recovered(Some(at(0))), Recovery::TakeOver);
     assert!(matches!(recovered(Some(at(3_600_000))), Recovery::GiveUp(_)), "only this machine's clock is behind");
     assert!(matches!(recovered(None), Recovery::GiveUp(_)));
+}
+
+fn of_a_job(guarantee: Guarantee) -> RunPolicy {
+    RunPolicy { lives_on: true, ..policy(guarantee) }
+}
+
+#[rstest]
+#[case::completed(EndKind::JobSucceeded, Outcome::Succeeded, None)]
+#[case::failed(EndKind::JobFailed, Outcome::Failed, None)]
+#[case::out_of_time(EndKind::JobTimedOut, Outcome::TimedOut, None)]
+#[case::deleted(EndKind::JobGone, Outcome::Indeterminate, Some("JobGone"))]
+#[case::taken(EndKind::NameTaken, Outcome::Failed, Some("NameTaken"))]
+fn the_end_of_a_job_is_the_end_of_its_run_under_either_guarantee(
+    #[case] kind: EndKind,
+    #[case] expected: Outcome,
+    #[case] reason: Option<&'static str>,
+) {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
+        let after = after_attempt(&Ended::Attempt(end(kind)), &run(1), &of_a_job(guarantee), at(9), None, &*entropy());
+        let After::Finish(end) = after else { panic!("{kind:?} is tried again: {after:?}") };
+        assert_eq!((end.outcome, end.reason), (expected, reason));
+    }
+}
+
+#[rstest]
+#[case(Ended::TermOver)]
+#[case(Ended::Stopped)]
+#[case(Ended::Attempt(end(EndKind::LeftRunning)))]
+fn a_job_is_left_to_the_next_leader_and_nothing_is_recorded(#[case] ended: Ended) {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
+        let after = after_attempt(&ended, &run(1), &of_a_job(guarantee), at(9), None, &*entropy());
+        assert_eq!(after, After::HandOver);
+    }
+}
+
+#[test]
+fn the_job_of_an_earlier_term_is_looked_for_however_often_its_leaders_have_changed() {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
+        let often = ActiveRun { recoveries: MAX_RECOVERIES, ..run(1) };
+        let found = recovery(&often, 1, &of_a_job(guarantee), at(60_000), Some(at(60_000)));
+        assert_eq!(found, Recovery::Adopt);
+    }
+}
+
+#[rstest]
+#[case::nothing_sent(EndKind::Replaced { certain: true }, Outcome::Cancelled)]
+#[case::something_sent(EndKind::Replaced { certain: false }, Outcome::Indeterminate)]
+fn a_replaced_run_is_cancelled_if_that_is_certain_and_in_doubt_if_not(
+    #[case] kind: EndKind,
+    #[case] expected: Outcome,
+) {
+    for guarantee in [Guarantee::AtLeastOnce, Guarantee::AtMostOnce] {
+        assert_eq!(outcome(&after(kind, &run(1), guarantee)), Some(expected));
+    }
+    assert_eq!(replaced_while_waiting(None, false, at(0)).outcome, Outcome::Cancelled);
+    assert_eq!(replaced_while_waiting(Some("no answer"), true, at(0)).outcome, Outcome::Indeterminate);
 }

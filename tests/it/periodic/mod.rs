@@ -3,5 +3,7 @@
 
 mod doubt;
 mod handover;
+mod job_template;
+mod replace;
 mod slots;
 mod stage;

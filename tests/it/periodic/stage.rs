@@ -19,7 +19,7 @@ use sandbox::{Fault, FaultRule, Verb};
 use serde_json::json;
 use tenure::{
     Standing, Term,
-    action::{Action, Attempt, AttemptEnd, EndKind, JobRef},
+    action::{Action, Attempt, AttemptEnd, EndKind, JobRef, JobRunner, Runners},
     api::{Disposition, Outcome, PeriodicJob, PeriodicJobStatus},
     apiserver::ApiServer,
     clock::{Clock, RATE_ONE, SharedClock, SimulatedClock},
@@ -94,8 +94,11 @@ impl Action for Target {
             });
             let planned = self.courses.lock().unwrap().pop_front();
             let course = planned.unwrap_or_else(|| self.usual.lock().unwrap().clone());
-            self.clock.sleep_until(self.clock.boot() + course.takes).await;
-            end(course.kind)
+            tokio::select! {
+                biased;
+                () = self.clock.sleep_until(self.clock.boot() + course.takes) => end(course.kind),
+                () = attempt.wishes.replace.cancelled() => end(EndKind::Replaced { certain: false }),
+            }
         })
     }
 }
@@ -185,14 +188,17 @@ impl Stage {
         let (leadership, standing, stopping) = testing::leadership();
         let listener = Arc::new(Listener::default());
         let seed = name.bytes().fold(self.lab.seed, |seed, byte| seed * 31 + u64::from(byte));
+        let api = ApiServer::from_service(self.lab.sandbox.service(name), NAMESPACE, shared.clone());
+        let (entropy, tasks) = (SeededEntropy::shared(seed), Tasks::default());
+        let jobs = JobRunner::new(api.clone(), None, shared.clone(), entropy.clone(), tasks.clone());
         let handle = Scheduler::start(SchedulerParts {
-            api: ApiServer::from_service(self.lab.sandbox.service(name), NAMESPACE, shared.clone()),
+            api,
             dates: Vec::new(),
             leadership,
-            action: self.target.clone(),
+            action: Arc::new(Runners { http: self.target.clone(), jobs: Arc::new(jobs) }),
             clock: shared,
-            entropy: SeededEntropy::shared(seed),
-            tasks: Tasks::default(),
+            entropy,
+            tasks,
             observer: listener.clone(),
             controller: controller.to_owned(),
             scope: Scope::All,
@@ -201,9 +207,12 @@ impl Stage {
         Replica { handle, standing, stopping, clock, listener, term: Mutex::default() }
     }
 
-    /// Creates a job: its spec is a POST to somewhere, with `fields` added.
+    /// Creates a job: its spec is a POST to somewhere if `fields` have no other action, with `fields` added.
     pub async fn create(&self, name: &str, fields: serde_json::Value) -> PeriodicJob {
         let mut spec = json!({ "http": { "url": "http://example.com/" } });
+        if fields["jobTemplate"].is_object() {
+            spec = json!({});
+        }
         spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let job = json!({
             "apiVersion": "tenure.dev/v1alpha1", "kind": "PeriodicJob", "metadata": { "name": name }, "spec": spec,

@@ -1,0 +1,367 @@
+//! `jobTemplate`: one Kubernetes Job per run, followed to its end.
+//!
+//! The creation is the act: it goes through the gated client, and the name, which follows from the run id, makes it happen
+//! once whoever tries. The Job then goes on by itself. What is followed here is a fact about it, so an attempt that is
+//! taken over begins by looking for what the leader before has left, and a leader that stops leaves the Job to the next
+//! one ([`EndKind::LeftRunning`]) instead of cutting it off.
+//!
+//! A Job that ends is a complete answer, a failed one too: its pods were tried as often as its `backoffLimit` says. What is
+//! tried again here is the creation. A Job that is deleted before its end was seen leaves the run in doubt.
+
+mod sights;
+mod template;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
+};
+use serde_json::Value;
+
+use self::sights::{Lookout, Sight, Sights};
+pub use self::template::{TemplateError, check, job_name};
+use super::{Action, ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Tidy, Trial};
+use crate::{
+    api::{Guarantee, JobTemplate},
+    apiserver::ApiServer,
+    backoff::Backoff,
+    clock::{self, BootTime, SharedClock},
+    election::{Guard, TermEnded},
+    entropy::SharedEntropy,
+    explain::{explain, explain_answer},
+    tasks::Tasks,
+};
+
+/// Creates the Jobs of `jobTemplate` actions and follows them.
+#[derive(Debug)]
+pub struct JobRunner {
+    api: ApiServer,
+    sights: Sights,
+    clock: SharedClock,
+    entropy: SharedEntropy,
+}
+
+/// How long the API server may take for one answer: admission webhooks have ten seconds each.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The pause after an answer that settled nothing.
+const PAUSE: Backoff = Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) };
+
+/// A Job of which nothing is seen is asked for this often: a watch may be silent because its connection is.
+const ASK_AGAIN: Duration = Duration::from_mins(5);
+
+/// What a creation came to.
+enum Created {
+    /// It is there, made now or before.
+    There(Box<DynamicObject>),
+    /// It is not, or that is not known.
+    Not(AttemptEnd),
+}
+
+/// What the API server said.
+enum Said {
+    There(Box<DynamicObject>),
+    Exists,
+    /// Certainly not done, and asking again is of no use.
+    No(String),
+    /// Certainly not done, this time.
+    NotNow(String),
+    Unsent,
+    Unknown(String),
+}
+
+impl JobRunner {
+    /// A runner that reaches the API server by `api` and looks at the Jobs of `namespace`, or of all namespaces.
+    pub fn new(
+        api: ApiServer,
+        namespace: Option<String>,
+        clock: SharedClock,
+        entropy: SharedEntropy,
+        tasks: Tasks,
+    ) -> Self {
+        let sights = Sights::new(api.clone(), namespace, clock.clone(), entropy.clone(), tasks);
+        Self { api, sights, clock, entropy }
+    }
+
+    async fn run(&self, attempt: &Attempt, template: &JobTemplate) -> AttemptEnd {
+        let name = job_name(&attempt.job.name, &attempt.run_id);
+        let mut lookout = self.sights.look_out(JobRef { namespace: attempt.job.namespace.clone(), name: name.clone() });
+        let found = if attempt.begun_before {
+            match self.look_up(attempt, &name).await {
+                Ok(found) => found,
+                Err(end) => return end,
+            }
+        } else {
+            None
+        };
+        let job = match found {
+            Some(job) => job,
+            None if attempt.begun_before && attempt.guarantee == Guarantee::AtMostOnce => {
+                let message = format!("there is no Job {name}; whether there was one is not known");
+                return end(EndKind::NoAnswer, message);
+            }
+            None => match self.create(attempt, template, &name).await {
+                Created::There(job) => job,
+                Created::Not(end) => return end,
+            },
+        };
+        match template::is_ours(&job, &attempt.uid, &attempt.run_id) {
+            Err(message) => end(EndKind::NameTaken, message),
+            Ok(()) => self.follow(attempt, *job, &mut lookout).await,
+        }
+    }
+
+    /// Creates the Job, until that has happened, is refused, or the attempt's time is up.
+    async fn create(&self, attempt: &Attempt, template: &JobTemplate, name: &str) -> Created {
+        let object = template::build(attempt, template, name);
+        let deadline = self.clock.boot() + attempt.timeout;
+        let (mut in_doubt, mut tries) = (false, 0_u32);
+        loop {
+            if attempt.wishes.replace.is_cancelled() && !in_doubt {
+                return Created::Not(end(EndKind::Replaced { certain: true }, replaced("before its Job was created")));
+            }
+            // Under AtMostOnce a creation that may have come through is not sent again: the Job of the first one may have
+            // come and gone by then.
+            let once_only = in_doubt && attempt.guarantee == Guarantee::AtMostOnce;
+            let said = if once_only {
+                Said::Exists
+            } else {
+                self.ask_for_creation(&attempt.guard, &attempt.job.namespace, &object, false).await
+            };
+            let why = match said {
+                Said::There(job) => return Created::There(job),
+                Said::No(message) if !in_doubt => {
+                    return Created::Not(end(EndKind::Unsent, format!("the Job {name} is not created: {message}")));
+                }
+                Said::Unsent if !in_doubt => {
+                    return Created::Not(end(
+                        EndKind::TermEnded,
+                        "the term ended before the Job was created".to_owned(),
+                    ));
+                }
+                Said::Unsent => return Created::Not(left_running(name)),
+                Said::Exists => "it could not be read".to_owned(),
+                Said::NotNow(message) | Said::No(message) => message,
+                Said::Unknown(message) => {
+                    in_doubt = true;
+                    message
+                }
+            };
+            match self.look_up(attempt, name).await {
+                Ok(Some(job)) => return Created::There(job),
+                Ok(None) => {}
+                Err(end) => return Created::Not(end),
+            }
+            if self.clock.boot() >= deadline {
+                let message = format!("the Job {name} could not be created within {:?}: {why}", attempt.timeout);
+                return Created::Not(end(EndKind::TimedOut { sent: in_doubt }, message));
+            }
+            tries = tries.saturating_add(1);
+            clock::sleep(&*self.clock, PAUSE.wait(tries, &*self.entropy)).await;
+        }
+    }
+
+    async fn ask_for_creation(&self, guard: &Guard, namespace: &str, object: &Value, dry_run: bool) -> Said {
+        let object: DynamicObject = match serde_json::from_value(object.clone()) {
+            Ok(object) => object,
+            Err(error) => return Said::No(format!("it cannot be written as an object: {error}")),
+        };
+        let parameters = PostParams { dry_run, ..PostParams::default() };
+        let jobs = jobs(self.api.gated_client(guard.clone()), namespace);
+        match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.create(&parameters, &object)).await {
+            Ok(Ok(job)) => Said::There(Box::new(job)),
+            Ok(Err(error)) => said(&error),
+            Err(elapsed) => Said::Unknown(elapsed.to_string()),
+        }
+    }
+
+    /// The Job of that name, past every cache. It is asked for until there is an answer: without one, nothing can be
+    /// decided.
+    async fn look_up(&self, attempt: &Attempt, name: &str) -> Result<Option<Box<DynamicObject>>, AttemptEnd> {
+        let jobs = jobs(self.api.client(), &attempt.job.namespace);
+        let mut tries = 0_u32;
+        loop {
+            match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.get_opt(name)).await {
+                Ok(Ok(found)) => return Ok(found.map(Box::new)),
+                Ok(Err(error)) if tries == 0 => {
+                    tracing::warn!(job = name, error = %explain_answer(&error), "A Job cannot be read");
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+            tries = tries.saturating_add(1);
+            let pause = clock::sleep(&*self.clock, PAUSE.wait(tries, &*self.entropy));
+            tokio::select! {
+                biased;
+                () = attempt.wishes.leave.cancelled() => return Err(left_running(name)),
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Waits for the end of the Job.
+    async fn follow(&self, attempt: &Attempt, mut job: DynamicObject, lookout: &mut Lookout) -> AttemptEnd {
+        let (name, uid) = (job.name_any(), job.uid());
+        let (mut deleting, mut deleted_here) = (None::<BoxFuture<'_, ()>>, false);
+        loop {
+            if let Some(verdict) = template::verdict(&job) {
+                return end(verdict.kind, verdict.message);
+            }
+            let asked = self.clock.boot() + ASK_AGAIN;
+            let sight = tokio::select! {
+                biased;
+                () = attempt.wishes.leave.cancelled() => return left_running(&name),
+                () = attempt.wishes.replace.cancelled(), if !deleted_here => {
+                    deleted_here = true;
+                    deleting = Some(self.delete(attempt, &name, uid.clone()).boxed());
+                    continue;
+                }
+                sight = next_sight(lookout, &self.clock, asked) => sight,
+                () = async { if let Some(deleting) = &mut deleting { deleting.await } }, if deleting.is_some() => {
+                    deleting = None;
+                    // What became of the deletion is seen by asking, should the watch have nothing to tell.
+                    Sight::Absent
+                }
+            };
+            let gone = match sight {
+                Sight::There(seen) if seen.uid() == uid => {
+                    job = Arc::unwrap_or_clone(seen);
+                    false
+                }
+                Sight::Gone(seen) if seen.uid() == uid => {
+                    job = Arc::unwrap_or_clone(seen);
+                    true
+                }
+                _ => match self.look_up(attempt, &name).await {
+                    Err(end) => return end,
+                    Ok(Some(found)) if found.uid() == uid => {
+                        job = *found;
+                        false
+                    }
+                    Ok(_) => true,
+                },
+            };
+            if gone {
+                return match template::verdict(&job) {
+                    Some(verdict) => end(verdict.kind, verdict.message),
+                    None if deleted_here => end(
+                        EndKind::Replaced { certain: true },
+                        replaced(&format!("and its Job {name} was deleted with its pods")),
+                    ),
+                    None => end(
+                        EndKind::JobGone,
+                        format!("the Job {name} was deleted before its end was seen; what it has done is not known"),
+                    ),
+                };
+            }
+        }
+    }
+
+    /// Deletes the Job, until that is done or it is gone. Foreground: it stays until its pods are gone, so that none of
+    /// them works beside those of the run that takes its place.
+    async fn delete(&self, attempt: &Attempt, name: &str, uid: Option<String>) {
+        let preconditions = Preconditions { uid, resource_version: None };
+        let parameters = DeleteParams::foreground().preconditions(preconditions);
+        let jobs = jobs(self.api.gated_client(attempt.guard.clone()), &attempt.job.namespace);
+        let mut tries = 0_u32;
+        loop {
+            match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.delete(name, &parameters)).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => return,
+                Ok(Err(error)) if tries == 0 => {
+                    let error = explain_answer(&error);
+                    tracing::warn!(job = name, error, "A Job that is to be replaced cannot be deleted");
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+            tries = tries.saturating_add(1);
+            clock::sleep(&*self.clock, PAUSE.wait(tries, &*self.entropy)).await;
+        }
+    }
+
+    async fn remove_surplus(&self, tidy: &Tidy) -> Result<(), kube::Error> {
+        let jobs = jobs(self.api.gated_client(tidy.guard.clone()), &tidy.job.namespace);
+        let listed = jobs.list(&ListParams::default().labels(&template::selector_of(&tidy.uid))).await?;
+        for job in template::surplus(&listed.items, &tidy.uid, tidy.successful, tidy.failed) {
+            let preconditions = Preconditions { uid: job.uid(), resource_version: None };
+            let parameters = DeleteParams::background().preconditions(preconditions);
+            match jobs.delete(&job.name_any(), &parameters).await {
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                answer => drop(answer?),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Action for JobRunner {
+    fn attempt(&self, attempt: Attempt) -> BoxFuture<'_, AttemptEnd> {
+        async move {
+            match &attempt.action {
+                ActionSpec::Job(template) => self.run(&attempt, template).await,
+                ActionSpec::Http(_) => end(EndKind::Unsent, "this action is not a Job".to_owned()),
+            }
+        }
+        .boxed()
+    }
+
+    fn try_out(&self, sample: Attempt) -> BoxFuture<'_, Trial> {
+        async move {
+            let ActionSpec::Job(template) = &sample.action else { return Trial::Passed };
+            let object = template::build(&sample, template, &job_name(&sample.job.name, &sample.run_id));
+            match self.ask_for_creation(&sample.guard, &sample.job.namespace, &object, true).await {
+                Said::There(_) | Said::Exists => Trial::Passed,
+                Said::No(message) => Trial::Refused(message),
+                Said::NotNow(message) | Said::Unknown(message) => Trial::Unknown(message),
+                Said::Unsent => Trial::Unknown("the term has ended".to_owned()),
+            }
+        }
+        .boxed()
+    }
+
+    fn tidy(&self, tidy: Tidy) -> BoxFuture<'_, ()> {
+        async move {
+            if let Err(error) = self.remove_surplus(&tidy).await
+                && !matches!(&error, kube::Error::Service(inner) if inner.is::<TermEnded>())
+            {
+                tracing::warn!(periodicjob = %tidy.job, error = %explain_answer(&error), "Old Jobs were not deleted");
+            }
+        }
+        .boxed()
+    }
+}
+
+fn jobs(client: Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client, namespace, &ApiResource::erase::<k8s_openapi::api::batch::v1::Job>(&()))
+}
+
+fn said(error: &kube::Error) -> Said {
+    match error {
+        kube::Error::Api(status) => match (status.code, status.reason.as_str()) {
+            (409, "AlreadyExists") => Said::Exists,
+            // A conflict over a quota, or too many requests: the same request may pass a moment later.
+            (409 | 429, _) => Said::NotNow(explain_answer(error)),
+            (400..=499, _) => Said::No(explain_answer(error)),
+            _ => Said::Unknown(explain_answer(error)),
+        },
+        kube::Error::Service(inner) if inner.is::<TermEnded>() => Said::Unsent,
+        _ => Said::Unknown(explain(error)),
+    }
+}
+
+async fn next_sight(lookout: &mut Lookout, clock: &SharedClock, until: BootTime) -> Sight {
+    clock::timeout_at(&**clock, until, lookout.next()).await.unwrap_or(Sight::Absent)
+}
+
+fn end(kind: EndKind, message: String) -> AttemptEnd {
+    AttemptEnd { kind, message, retry_after: None, first_byte: None }
+}
+
+fn left_running(name: &str) -> AttemptEnd {
+    end(EndKind::LeftRunning, format!("the Job {name} is left to the next leader"))
+}
+
+fn replaced(how: &str) -> String {
+    format!("replaced by a newer slot, {how}")
+}
