@@ -358,6 +358,30 @@ async fn a_spec_is_tried_out_once_for_each_generation_whoever_leads() {
     assert_eq!((creations("one"), creations("two")), (1, 1), "one was tried, one was made");
 }
 
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_cronjobs_spec_pastes_in(#[files("examples/manifests/from-cronjob/*.yaml")] manifest: std::path::PathBuf) {
+    let stage = Stage::new(74).await;
+    let replica = stage.replica("one");
+    replica.lead(10);
+    let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(manifest).unwrap()).unwrap();
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let path =
+        format!("/apis/tenure.dev/v1alpha1/namespaces/{NAMESPACE}/periodicjobs?fieldValidation=Strict");
+    let request = http::Request::post(path).header("content-type", "application/json");
+    let request = request.body(serde_json::to_vec(&object).unwrap()).unwrap();
+    stage.lab.client().request::<Value>(request).await.unwrap();
+    stage.edit(name, json!({ "metadata": { "annotations": { "tenure.dev/trigger": "1" } } })).await;
+    let job = until_jobs(&stage, 1).await.remove(0);
+    assert_eq!(condition(&stage.status(name).await, ConditionType::Ready).0, ConditionStatus::True);
+    let pod = job.spec.unwrap().template.spec.unwrap();
+    let containers = pod.containers.iter().chain(pod.init_containers.iter().flatten());
+    for container in containers {
+        let names: Vec<_> = container.env.iter().flatten().map(|variable| variable.name.as_str()).collect();
+        assert!(names.starts_with(&["RUN_ID", "RUN_SLOT", "RUN_ATTEMPT", "RUN_TOKEN"]), "{names:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn at_most_once_with_pods_that_are_tried_again_is_not_ready() {
     let stage = Stage::new(73).await;

@@ -37,7 +37,7 @@ async fn a_run_that_waits_for_its_next_attempt_is_cancelled_for_certain() {
     let replica = stage.replica("one");
     replica.lead(10);
     stage.target.next(Duration::ZERO, BROKEN);
-    let retry = json!({ "maxAttempts": 3, "initial": "1h", "max": "2h" });
+    let retry = json!({ "maxAttempts": 3, "initial": "10m", "max": "20m" });
     stage.create("flaky", json!({ "interval": "10s", "retry": retry, "concurrencyPolicy": "Replace" })).await;
     let status = stage.until("flaky", "a success", |status| status.last_successful_time.is_some()).await;
     Stage::assert_sum(&status, Duration::from_secs(10));

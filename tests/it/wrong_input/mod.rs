@@ -36,7 +36,7 @@ fn spec(row: &Row) -> Value {
     let text = row.input.replace("<65537 times x>", &"x".repeat(65_537));
     let mut spec: Value = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", row.input));
     let fields = spec.as_object_mut().unwrap_or_else(|| panic!("no fields: {}", row.input));
-    if fields.contains_key("http") {
+    if fields.contains_key("http") || fields.contains_key("jobTemplate") {
         fields.entry("interval").or_insert(json!("1s"));
     } else {
         fields.insert("http".to_owned(), json!({ "url": "http://target.test/" }));
