@@ -62,7 +62,7 @@ pub trait Action: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ActionSpec {
     /// An HTTP request.
-    Http(HttpAction),
+    Http(Box<HttpAction>),
     /// A Kubernetes Job.
     Job(JobTemplate),
 }

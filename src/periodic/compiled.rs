@@ -123,7 +123,7 @@ impl Compiled {
 fn checked_action(spec: &PeriodicJobSpec) -> Result<ActionSpec, String> {
     match (&spec.http, &spec.job_template) {
         (Some(http), None) => match action::check(http) {
-            Ok(()) => Ok(ActionSpec::Http(http.clone())),
+            Ok(()) => Ok(ActionSpec::Http(Box::new(http.clone()))),
             Err(error) => Err(error.to_string()),
         },
         (None, Some(template)) => match action::check_template(template, spec.guarantee) {

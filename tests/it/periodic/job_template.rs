@@ -262,7 +262,7 @@ async fn a_job_that_is_deleted_from_outside_leaves_its_run_in_doubt() {
     let status = stage.until("report", "the end", |status| !status.last_runs.is_empty()).await;
     assert_eq!(status.last_runs[0].outcome, Outcome::Indeterminate);
     assert_eq!(condition(&status, ConditionType::LastRunSucceeded).1, "JobGone");
-    stage.pass(Duration::from_secs(60)).await;
+    stage.pass(Duration::from_mins(1)).await;
     assert_eq!(created(&stage), 1, "it is not created again");
 }
 
@@ -285,9 +285,9 @@ async fn ended_jobs_are_kept_as_the_history_limits_say() {
             }
         };
         if round % 2 == 0 {
-            complete(&stage, &open).await
+            complete(&stage, &open).await;
         } else {
-            fail(&stage, &open).await
+            fail(&stage, &open).await;
         }
         stage.until("report", "the end", |status| status.active.is_empty()).await;
     }
@@ -366,8 +366,7 @@ async fn a_cronjobs_spec_pastes_in(#[files("examples/manifests/from-cronjob/*.ya
     replica.lead(10);
     let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(manifest).unwrap()).unwrap();
     let name = object["metadata"]["name"].as_str().unwrap();
-    let path =
-        format!("/apis/tenure.dev/v1alpha1/namespaces/{NAMESPACE}/periodicjobs?fieldValidation=Strict");
+    let path = format!("/apis/tenure.dev/v1alpha1/namespaces/{NAMESPACE}/periodicjobs?fieldValidation=Strict");
     let request = http::Request::post(path).header("content-type", "application/json");
     let request = request.body(serde_json::to_vec(&object).unwrap()).unwrap();
     stage.lab.client().request::<Value>(request).await.unwrap();
