@@ -119,7 +119,8 @@ impl Options {
             None => Ok(false),
             Some("All") => Ok(true),
             Some(other) => {
-                let message = format!("Unsupported value: {}: supported values: \"All\"", json!(other));
+                // It is a list there.
+                let message = format!("Unsupported value: {}: supported values: \"All\"", json!([other]));
                 let cause = Cause::new("FieldValueNotSupported", "dryRun", message);
                 Err(Failure::bad_option("CreateOptions", &[cause]))
             }
