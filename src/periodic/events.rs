@@ -224,7 +224,7 @@ impl Engine {
             timeout: job.compiled.policy.timeout.min(intent.run_deadline.since(now)),
             active_deadline: job.compiled.given_deadline,
             guarantee: job.compiled.policy.guarantee,
-            begun_before: intent.taken_over || job.left_running.contains(&run_id),
+            begun_before: run.was_begun(&run_id, &job.left_running),
             wishes: acting.wishes.clone(),
         };
         let in_time = intent.attempt == 1 && intent.trigger.is_none() && !attempt.begun_before;
@@ -326,6 +326,8 @@ impl Engine {
                     acting.wishes.replace.cancel();
                     continue;
                 }
+                // It is followed from its time on, which has come, and is asked then.
+                RunState::Waiting if run.was_begun(id, &job.left_running) => continue,
                 RunState::Waiting => run.intent.last_failure.as_deref(),
                 RunState::Failed(retry) => Some(retry.message.as_str()),
                 RunState::Finished(_) | RunState::LeftOpen(_) => continue,

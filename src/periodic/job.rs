@@ -89,6 +89,14 @@ pub struct Run {
     pub in_doubt: bool,
 }
 
+impl Run {
+    /// Whether the attempt was begun before, by another leader or in this term, and may be going on without anybody who
+    /// follows it. `left_running` are the runs of this term that are.
+    pub fn was_begun(&self, id: &str, left_running: &BTreeSet<String>) -> bool {
+        self.intent.taken_over || left_running.contains(id)
+    }
+}
+
 /// An attempt that is going on.
 #[derive(Debug, Clone, Default)]
 pub struct Acting {
@@ -288,10 +296,11 @@ impl Job {
 
     /// What ends with a term or with the planning: attempts that are stored and not made are given back. Under
     /// `AtLeastOnce` the next leader finds all it needs in the stored attempt; under `AtMostOnce` it must be told that
-    /// nothing of it was sent. Attempts of the term `but_of` are kept.
+    /// nothing of it was sent, unless it was begun before. Attempts of the term `but_of` are kept.
     pub fn give_back_waiting(&mut self, now: Instant, but_of: Option<&TermRef>) {
         let guarantee = self.compiled.policy.guarantee;
-        self.runs.retain(|_, run| {
+        let left_running = &self.left_running;
+        self.runs.retain(|id, run| {
             if but_of == Some(&run.intent.term) {
                 return true;
             }
@@ -300,7 +309,8 @@ impl Job {
                 RunState::Failed(retry) => retry.message.clone(),
                 _ => return true,
             };
-            if guarantee == Guarantee::AtLeastOnce && matches!(run.state, RunState::Waiting) {
+            let is_told = guarantee == Guarantee::AtLeastOnce || run.was_begun(id, left_running);
+            if is_told && matches!(run.state, RunState::Waiting) {
                 return false;
             }
             run.state = RunState::LeftOpen(RunEnd { outcome: Outcome::Interrupted, message, reason: None, at: now });

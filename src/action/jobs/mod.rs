@@ -126,7 +126,7 @@ impl JobRunner {
             // come and gone by then.
             let once_only = in_doubt && attempt.guarantee == Guarantee::AtMostOnce;
             let said = if once_only {
-                Said::Exists
+                Said::Unknown("the answer to its creation was lost, and nothing is seen of it".to_owned())
             } else {
                 self.ask_for_creation(&attempt.guard, &attempt.job.namespace, &object, false).await
             };

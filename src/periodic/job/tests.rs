@@ -51,3 +51,33 @@ fn an_older_version_is_no_news_unless_a_read_shows_that_the_store_went_back() {
     job.absorb(&backup, now);
     assert_eq!(token(&job), Some(4), "the store has nothing newer");
 }
+
+#[test]
+fn an_attempt_that_was_begun_before_is_never_recorded_as_not_made() {
+    let now = Instant::new(Timestamp::UNIX_EPOCH);
+    let mut job = Job::new(&object(1, 9), now).expect("it has a name");
+    job.compiled.policy.guarantee = Guarantee::AtMostOnce;
+    let term = TermRef { token: 9, nonce: "n".to_owned() };
+    let intent = |taken_over: bool| ActiveRun {
+        slot: now,
+        generation: 1,
+        term: term.clone(),
+        attempt: 1,
+        started_at: now,
+        not_before: now,
+        deadline: now,
+        run_deadline: now,
+        recoveries: 0,
+        wait_bound: None,
+        last_failure: None,
+        ended_at: None,
+        trigger: None,
+        taken_over,
+    };
+    let waiting = |taken_over| Run { intent: intent(taken_over), state: RunState::Waiting, hold: None, in_doubt: false };
+    job.runs.insert("new".to_owned(), waiting(false));
+    job.runs.insert("begun".to_owned(), waiting(true));
+    job.give_back_waiting(now, None);
+    assert!(matches!(job.runs["new"].state, RunState::LeftOpen(_)), "it is told that nothing was sent");
+    assert!(!job.runs.contains_key("begun"), "its intent stays as it is: the next leader looks for what it left");
+}

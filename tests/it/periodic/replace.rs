@@ -93,3 +93,26 @@ async fn a_job_that_ends_by_itself_before_its_deletion_is_recorded_as_it_ended()
     let all: Api<_> = jobs(&stage);
     all.delete(&first, &DeleteParams::background()).await.ok();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_taking_over_was_answered_late_is_deleted_before_the_next_one_is_created() {
+    let stage = Stage::new(85).await;
+    let (one, two) = (stage.replica("one"), stage.replica("two"));
+    one.lead(10);
+    let spec = json!({ "interval": "10s", "concurrencyPolicy": "Replace", "jobTemplate": template() });
+    stage.create("report", spec).await;
+    let first = until_jobs(&stage, 1).await.remove(0).name_any();
+    one.vanish(&stage, "one").await;
+    stage.pass(Duration::from_secs(12)).await;
+    stage.fault("two", "takenOver", sandbox::Fault::DropAnswer { hang: false });
+    two.lead(20);
+    let doomed = async || jobs(&stage).get(&first).await.unwrap().metadata.deletion_timestamp.is_some();
+    while !doomed().await {
+        assert_eq!(until_jobs(&stage, 1).await.len(), 1, "no other Job is created beside it");
+        stage.pass(Duration::from_millis(100)).await;
+    }
+    collect(&stage, &first).await;
+    let status = stage.until("report", "the next run", |status| status.counts.ran == 2).await;
+    assert_eq!(status.last_runs[0].outcome, Outcome::Cancelled, "{:?}", status.last_runs);
+    Stage::assert_sum(&status, Duration::from_secs(10));
+}
