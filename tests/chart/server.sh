@@ -114,6 +114,32 @@ life_of_a_release() {
   must "they are gone" within 20 bash -c "! kubectl get crd $crd"
 }
 
+# A job whose slots are Kubernetes Jobs, run once by its trigger; nothing of its history is kept.
+a_template() {
+  kubectl apply -f - <<YAML
+apiVersion: tenure.dev/v1alpha1
+kind: PeriodicJob
+metadata: {name: $1, namespace: $2, annotations: {tenure.dev/trigger: once}}
+spec:
+  schedule: "0 0 1 1 *"
+  successfulJobsHistoryLimit: 0
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: none}]}}}}
+YAML
+}
+
+# The Job of it, and its end as the controller would write it.
+job_of() { kubectl -n "$2" get jobs -o jsonpath='{.items[?(@.metadata.ownerReferences[0].name=="'"$1"'")].metadata.name}' | grep .; }
+complete() {
+  local now
+  now=$(date -u +%FT%TZ)
+  kubectl -n "$2" patch job "$1" --subresource=status --type=merge -p '{"status": {"startTime": "'"$now"'", "completionTime": "'"$now"'",
+    "succeeded": 1, "conditions": [
+      {"type": "SuccessCriteriaMet", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": "'"$now"'"},
+      {"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": "'"$now"'"}]}}'
+}
+is_gone() { ! kubectl -n "$2" get job "$1"; }
+succeeded() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.lastRuns[0].outcome}') == Succeeded ]]; }
+
 # A replica with the rights of the release's ServiceAccount, and nothing else.
 replica() {
   local name=$1
@@ -142,7 +168,7 @@ YAML
 rights() {
   local mode=$1 jobs=$2
   shift 2
-  local since=$(($(wc -l <"$audit") + 1)) first second
+  local since=$(($(wc -l <"$audit") + 1)) first second created
   must "$mode: installed" "$helm" install tenure "$chart" --namespace tenure-system --set leaderElection.leaseDuration=3s --set leaderElection.retryPeriod=500ms --set leaderElection.stopMargin=200ms "$@"
   within 10 kubectl -n "$jobs" get pj
   kubectl -n "$jobs" create secret generic target --from-literal=token=secret >/dev/null
@@ -155,11 +181,17 @@ rights() {
     return
   fi
   exercise "$mode" "$since" "$jobs" "$nobody"
+  must "$mode: a job with a template" a_template report "$jobs"
+  must "$mode: its Job is created" within 20 job_of report "$jobs"
+  created=$(job_of report "$jobs")
   replica two --egress-allow=127.0.0.0/8
   second=${started[-1]}
   sleep 2 # the second one watches before the first one goes
   kill -TERM "$first"
   must "$mode: a second replica takes over" within 20 holder_is two
+  complete "$created" "$jobs" >/dev/null || fail "$mode: the Job cannot be ended"
+  must "$mode: it has followed the Job that the first one created" within 20 succeeded "$jobs" report
+  must "$mode: an ended Job beyond the history is deleted" within 20 is_gone "$created" "$jobs"
   kill -TERM "$second"
   wait "$first" "$second" 2>/dev/null
   rights_are_used "$mode" "$since"

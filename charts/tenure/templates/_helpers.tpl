@@ -89,6 +89,11 @@ annotations:
   resources: [secrets]
   verbs: [get]
 {{- end }}
+{{- if .Values.rbac.jobs }}
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [create, delete, get, list, watch]
+{{- end }}
 {{ include "tenure.eventRules" . }}
 {{- end }}
 
