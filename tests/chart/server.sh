@@ -138,7 +138,7 @@ complete() {
       {"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": "'"$now"'"}]}}'
 }
 is_gone() { ! kubectl -n "$2" get job "$1"; }
-succeeded() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.lastRuns[0].outcome}') == Succeeded ]]; }
+succeeded() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?(@.type=="LastRunSucceeded")].status}') == True ]]; }
 
 # A replica with the rights of the release's ServiceAccount, and nothing else.
 replica() {

@@ -74,7 +74,8 @@ fn an_attempt_that_was_begun_before_is_never_recorded_as_not_made() {
         trigger: None,
         taken_over,
     };
-    let waiting = |taken_over| Run { intent: intent(taken_over), state: RunState::Waiting, hold: None, in_doubt: false };
+    let waiting =
+        |taken_over| Run { intent: intent(taken_over), state: RunState::Waiting, hold: None, in_doubt: false };
     job.runs.insert("new".to_owned(), waiting(false));
     job.runs.insert("begun".to_owned(), waiting(true));
     job.give_back_waiting(now, None);
