@@ -5,25 +5,31 @@
 # KUBECONFIG it takes the cluster that is named there: then IMAGE_REPOSITORY and IMAGE_TAG name an image that its nodes
 # can pull, ADDRESS is an address of this computer that its pods reach, and the families that need hands on the nodes are
 # not applicable.
-# FULL=1 runs every trial; otherwise a tenth, and at least one of each family.
+# TENURE_DYNAMIC names a dynamically linked binary for the replica whose time of day is wrong; without it, one is built.
+# On a cluster that is given, SKEWED_IMAGE names such an image (tests/cluster/skewed-image.sh shows what is in it).
+# FULL=1 runs every trial (about 45 minutes); otherwise one of each family (about 8 minutes). The table of all families is
+# printed at the end, and written to target/e2e/table.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 namespace=tenure-system
 rollout_within=180s
 probe_port=9901
-scale=0.1
+# So small a share is one trial of each family.
+scale=0
 [[ ${FULL:-} != 1 ]] || scale=1
 
 cargo build --quiet --package trials --bin e2e
 e2e=$(realpath "${CARGO_TARGET_DIR:-target}/debug/e2e")
 helm=$(scripts/helm.sh)
-arguments=(--probe-port "$probe_port" --namespace "$namespace" --trials-scale "$scale")
+commit=$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)
+arguments=(--probe-port "$probe_port" --namespace "$namespace" --trials-scale "$scale" --commit "$commit")
 prefix=() image=()
 if [[ -n ${KUBECONFIG:-} ]]; then
   : "${IMAGE_REPOSITORY:?names an image that the nodes of that cluster can pull}"
   : "${ADDRESS:?an address of this computer that pods of that cluster reach}"
   image=(--set "image.repository=$IMAGE_REPOSITORY" --set "image.tag=${IMAGE_TAG:-}")
+  [[ -z ${SKEWED_IMAGE:-} ]] || arguments+=(--skewed-image "$SKEWED_IMAGE")
 else
   tests/cluster/up.sh
   # shellcheck source=tests/cluster/settings.sh
@@ -32,6 +38,9 @@ else
   ADDRESS=$outside_address
   arguments+=(--faults "$PWD/tests/cluster/faults")
   prefix=("$PWD/tests/cluster/faults/outside")
+  [[ -n ${TENURE_DYNAMIC:-} ]] || cargo build --quiet --release --locked --package tenure --bin tenure
+  skewed=$(tests/cluster/skewed-image.sh "${TENURE_DYNAMIC:-${CARGO_TARGET_DIR:-target}/release/tenure}")
+  arguments+=(--skewed-image "$skewed")
 fi
 "$helm" upgrade --install tenure charts/tenure --namespace "$namespace" --create-namespace --wait --timeout "$rollout_within" \
   "${image[@]}" --set-json 'extraEnv=[{"name":"TENURE_PROBE","value":"'"$ADDRESS:$probe_port"'"}]' >/dev/null

@@ -4,13 +4,19 @@
 # A run is a matter of hours; the authority need not outlive a forgotten one by much.
 valid_days=30
 pki="$run/certificates"
+# Certificates are valid since then, in seconds before now: a replica whose clock is an hour slow has to accept them.
+valid_since=7200
 
 new_key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1" 2>/dev/null; }
 
+# openssl takes a start of validity for its own small authority only, which needs a store; so it is told another time.
+openssl_then() { LD_PRELOAD=$skew_library SKEW_SECONDS=-$valid_since openssl "$@"; }
+
 make_authority() {
     mkdir -p "$pki"
+    build_skew
     new_key "$pki/ca.key"
-    openssl req -x509 -new -key "$pki/ca.key" -days "$valid_days" -subj /CN=tenure-test-cluster -out "$pki/ca.crt"
+    openssl_then req -x509 -new -key "$pki/ca.key" -days "$valid_days" -subj /CN=tenure-test-cluster -out "$pki/ca.crt"
     # What the API server signs service account tokens with.
     new_key "$pki/accounts.key"
 }
@@ -25,7 +31,7 @@ certificate() {
         [[ -z $addresses ]] || echo "subjectAltName=$addresses"
     } >"$file.extensions"
     openssl req -new -key "$file.key" -subj "$subject" |
-        openssl x509 -req -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days "$valid_days" \
+        openssl_then x509 -req -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days "$valid_days" \
             -extfile "$file.extensions" -out "$file.crt" 2>/dev/null
 }
 

@@ -31,6 +31,17 @@ build_pause() {
     build_image "$pause_image" "$pause_archive" "$here/images/pause.Dockerfile" "$folder"
 }
 
+# What gives a program a wrong time of day. Sets `skew_library`.
+build_skew() {
+    local folder
+    folder="$cache/cluster-images/skew-$(sha256sum <"$here/images/skew.c" | cut -c1-12)"
+    skew_library="$folder/skew.so"
+    [[ -f $skew_library ]] && return
+    mkdir -p "$folder"
+    cc -O2 -shared -fPIC -Wall -Wextra -Werror -o "$skew_library.new" "$here/images/skew.c"
+    mv "$skew_library.new" "$skew_library"
+}
+
 # program_image NAME: of one program that is built and the pause program, as localhost/tenure-cluster/NAME:1. Sets
 # `archive`.
 program_image() {

@@ -11,7 +11,7 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use trials::{
     judge::{Family, judge, render},
-    pods::{self, Hands, PodsError, Settings},
+    pods::{self, About, Hands, PodsError, Row, Settings},
 };
 
 /// Strike the leader's pod, its node and the control plane, and judge what reached the ledger.
@@ -38,6 +38,12 @@ struct Arguments {
     /// The folder of the fault helpers; without it, the families that need the nodes are not applicable.
     #[arg(long, value_name = "PATH")]
     faults: Option<PathBuf>,
+    /// An image of Tenure whose time of day can be wrong, which the nodes have; without it, that family is not applicable.
+    #[arg(long, value_name = "IMAGE")]
+    skewed_image: Option<String>,
+    /// The commit of the sources, for the table.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
     /// What everything random is drawn from; printed, so that a run can be repeated.
     #[arg(long)]
     seed: Option<u64>,
@@ -64,12 +70,11 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut failures = Vec::new();
-    let mut not_applicable = Vec::new();
+    let (mut failures, mut not_applicable, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for family in arguments.families.iter().copied() {
         let settings = settings(&arguments, family, seed);
         println!("\n{family}: {} trials, log in {}", settings.trials, settings.directory.display());
-        match pods::run(client.clone(), &settings).await {
+        match Box::pin(pods::run(client.clone(), &settings)).await {
             Ok(outcome) => {
                 let findings = judge(&outcome.evidence);
                 print!("{}", render(&outcome.evidence, &findings));
@@ -78,12 +83,14 @@ async fn main() -> ExitCode {
                     println!("  {:<42} {went_on} went on, {restarted} restarted by the kubelet", "thawed");
                 }
                 failures.extend(findings.failures());
+                failures.extend(outcome.failures());
+                rows.push(Row::of(&outcome, &findings));
                 let path = settings.directory.join("findings.txt");
                 if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {
                     eprintln!("cannot write {}: {error}", path.display());
                 }
             }
-            Err(PodsError::NotApplicable(family)) => not_applicable.push(family),
+            Err(error @ PodsError::NotApplicable { .. }) => not_applicable.push(error),
             Err(error) => {
                 let logs = settings.directory.display();
                 eprintln!("{family}: the trials could not be run: {error}\nThe logs are in {logs}");
@@ -91,14 +98,24 @@ async fn main() -> ExitCode {
             }
         }
     }
-    for family in &not_applicable {
-        println!("not applicable here: {family} needs hands on the nodes (--faults)");
+    show_table(&arguments, pods::table(&About::gather(&client, arguments.commit.clone(), seed).await, &rows));
+    for error in &not_applicable {
+        println!("not applicable here: {error}");
     }
     for failure in &failures {
         println!("FAILED {failure}");
     }
     println!("{}", if failures.is_empty() { "passed" } else { "failed" });
     ExitCode::from(u8::from(!failures.is_empty()))
+}
+
+/// Prints the table, and writes it to a file.
+fn show_table(arguments: &Arguments, table: String) {
+    println!("\n{table}");
+    let path = arguments.directory.join("table.md");
+    if let Err(error) = std::fs::create_dir_all(&arguments.directory).and_then(|()| std::fs::write(&path, table)) {
+        eprintln!("cannot write {}: {error}", path.display());
+    }
 }
 
 fn settings(arguments: &Arguments, family: Family, seed: u64) -> Settings {
@@ -114,5 +131,6 @@ fn settings(arguments: &Arguments, family: Family, seed: u64) -> Settings {
         lease_duration: Duration::from_secs(arguments.lease_seconds),
         replicas: arguments.replicas,
         hands: arguments.faults.clone().map(Hands::new),
+        skewed_image: arguments.skewed_image.clone(),
     }
 }

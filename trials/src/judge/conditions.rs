@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::evidence::{Evidence, Family, Guarantee, Job};
+use super::{
+    cut,
+    evidence::{Evidence, Family, Guarantee, Job},
+    share::{RAN_SHARE_FLOOR, RanShare, Unhindered},
+};
 use crate::{
     clock::At,
     ledger::{Entry, Verdict},
@@ -13,13 +17,6 @@ use crate::{
     slots,
     watcher::JobHistory,
 };
-
-/// Of the slots that nothing stood in the way of, the share that must have been run, in percent.
-const RAN_SHARE_FLOOR: u64 = 95;
-
-/// A run is active from the moment its leader decides on it. Its intent reaches the store, where it is seen from outside, well
-/// within half of the shortest period.
-const INTENT_UNDER_WAY: Duration = Duration::from_millis(100);
 
 /// A slot of which nobody can say what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,15 +49,6 @@ pub enum LostSlot {
     Open(String, Timestamp),
 }
 
-/// How many of the slots that nothing stood in the way of were run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RanShare {
-    /// Slots due while a leader was in office, no run was active and no fault was on.
-    pub unhindered: u64,
-    /// How many of them were run.
-    pub ran: u64,
-}
-
 /// What the evidence comes to.
 #[derive(Debug, Clone)]
 pub struct Findings {
@@ -74,6 +62,16 @@ pub struct Findings {
     pub lost: Vec<LostSlot>,
     /// Slots of at-least-once jobs whose run reached the target more than once.
     pub doubled: Vec<(String, Timestamp)>,
+    /// Those of them that had not been made to last longer than the drain.
+    pub doubled_uncut: Vec<(String, Timestamp)>,
+    /// Runs that the end of the drain cut off and that did not go on as their guarantee says.
+    pub badly_cut: Vec<String>,
+    /// Runs that reached the target earlier before their slot than the family allows, and by how much before it.
+    pub early: Vec<(String, Timestamp, Duration)>,
+    /// The most that a request came before its slot.
+    pub earliest: Duration,
+    /// Wrong clocks that their replica did not tell of, or by another difference.
+    pub untold_clocks: Vec<String>,
     /// Slots of at-most-once jobs whose run reached the target more than once.
     pub at_most_once_twice: Vec<(String, Timestamp)>,
     /// Requests with an old token that the target took.
@@ -96,6 +94,10 @@ pub struct Findings {
     pub take_overs: Vec<Duration>,
     /// Those that took longer than is promised.
     pub late_take_overs: Vec<Duration>,
+    /// From the last sign of a leader to the first of its successor, in the families in which each change is a hand-over.
+    pub hand_overs: Vec<Duration>,
+    /// From a slot to its first request, of the unhindered slots that were run.
+    pub lateness: Vec<Duration>,
 }
 
 /// Judges a family.
@@ -103,7 +105,9 @@ pub fn judge(evidence: &Evidence) -> Findings {
     let (due, decided) = due_and_decided(evidence);
     let (old_accepted, old_refused) = old_tokens(evidence);
     let excused = excused_datagrams(evidence);
-    let (ran_share, unhindered_not_run) = ran_share(evidence);
+    let Unhindered { share: ran_share, not_run: unhindered_not_run, lateness } = Unhindered::of(evidence);
+    let doubled = run_more_than_once(evidence, Guarantee::AtLeastOnce);
+    let overlaps = evidence.probe.overlaps(|late| excused.contains(late));
     let take_over = |struck: At, taken: Option<At>| taken.map(|taken| taken.since(struck));
     let take_overs: Vec<Duration> =
         evidence.trials.iter().filter_map(|trial| take_over(trial.struck, trial.taken_over)).collect();
@@ -113,18 +117,25 @@ pub fn judge(evidence: &Evidence) -> Findings {
         due,
         decided,
         lost: lost_slots(evidence),
-        doubled: run_more_than_once(evidence, Guarantee::AtLeastOnce),
+        doubled_uncut: doubled.iter().filter(|(job, slot)| !cut::was_cut(evidence, job, *slot)).cloned().collect(),
+        doubled,
+        badly_cut: cut::badly_cut(evidence),
+        early: before_slot(evidence).filter(|(.., before)| *before > evidence.family.early_at_most()).collect(),
+        earliest: before_slot(evidence).map(|(.., before)| before).max().unwrap_or_default(),
+        untold_clocks: untold_clocks(evidence),
         at_most_once_twice: run_more_than_once(evidence, Guarantee::AtMostOnce),
         old_refused_unexcused: unexcused(evidence, &old_refused),
         old_accepted,
         old_refused,
-        overlaps: evidence.probe.overlaps(|late| excused.contains(late)),
+        hand_overs: if evidence.family.hands_over() { hand_overs(&overlaps) } else { Vec::new() },
+        overlaps,
         excused_datagrams: excused.len() as u64,
         ran_share,
         unhindered_not_run,
         coalesced_in_office: coalesced_in_office(evidence),
         late_take_overs: take_overs.iter().filter(is_late).copied().collect(),
         take_overs,
+        lateness,
     }
 }
 
@@ -139,8 +150,12 @@ impl Findings {
         };
         fail(!self.lost.is_empty(), format!("{} slots lost, first {:?}", self.lost.len(), self.lost.first()));
         fail(
-            self.family.is_planned() && !self.doubled.is_empty(),
-            format!("{} runs doubled by a planned hand-over, first {:?}", self.doubled.len(), self.doubled.first()),
+            self.family.is_planned() && !self.doubled_uncut.is_empty(),
+            format!(
+                "{} runs doubled by a planned hand-over, first {:?}",
+                self.doubled_uncut.len(),
+                self.doubled_uncut.first()
+            ),
         );
         fail(
             !self.at_most_once_twice.is_empty(),
@@ -185,19 +200,19 @@ impl Findings {
                 self.late_take_overs.iter().max()
             ),
         );
+        for broken in self.badly_cut.iter().chain(&self.untold_clocks) {
+            fail(true, broken.clone());
+        }
+        fail(
+            !self.early.is_empty(),
+            format!("{} runs came before their slot, first {:?}", self.early.len(), self.early.first()),
+        );
         failures
     }
 
     /// The greatest signed distance between two successive terms.
     pub fn worst_overlap(&self) -> Option<SignedDuration> {
         self.overlaps.iter().map(|overlap| overlap.distance).max()
-    }
-}
-
-impl RanShare {
-    /// Whether fewer were run than must have been.
-    pub const fn is_too_small(self) -> bool {
-        self.ran * 100 < self.unhindered * RAN_SHARE_FLOOR
     }
 }
 
@@ -290,6 +305,29 @@ pub(super) fn run_more_than_once(evidence: &Evidence, guarantee: Guarantee) -> V
     twice.map(|((job, slot), _)| (job.to_owned(), slot)).collect()
 }
 
+/// How long before its slot each request's first byte came; zero if it did not.
+fn before_slot(evidence: &Evidence) -> impl Iterator<Item = (String, Timestamp, Duration)> {
+    evidence.entries.iter().filter_map(|entry| {
+        let slot = entry.request.slot?;
+        Some((entry.request.job.clone(), slot, evidence.timeline.at(slot).since(entry.first_byte)))
+    })
+}
+
+/// A replica whose time of day is wrong knows the difference to within the whole seconds of a date and the time of an answer.
+const TOLD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+
+fn untold_clocks(evidence: &Evidence) -> Vec<String> {
+    let wrong = evidence.trials.iter().filter_map(|trial| Some((trial.number, trial.wrong_clock?)));
+    let untold = wrong.filter(|(_, clock)| clock.told.is_none_or(|told| (told - clock.off).abs() > TOLD_WITHIN));
+    untold
+        .map(|(number, clock)| format!("trial {number}: a clock off by {:?} was told as {:?}", clock.off, clock.told))
+        .collect()
+}
+
+fn hand_overs(overlaps: &[Overlap]) -> Vec<Duration> {
+    overlaps.iter().map(|overlap| Duration::try_from(-overlap.distance).unwrap_or_default()).collect()
+}
+
 /// I1: requests whose first byte came after the first one with a higher token under the same path, accepted and refused.
 pub(super) fn old_tokens(evidence: &Evidence) -> (Vec<Entry>, Vec<Entry>) {
     let mut entries: Vec<&Entry> = evidence.entries.iter().collect();
@@ -334,46 +372,6 @@ pub(super) fn excused_datagrams(evidence: &Evidence) -> Vec<Late> {
     .collect()
 }
 
-/// How many of the slots due while a leader was in office, no run was active and no fault was on were run.
-pub(super) fn ran_share(evidence: &Evidence) -> (RanShare, Vec<(String, Timestamp)>) {
-    let ran: BTreeSet<(&str, Timestamp)> = evidence
-        .entries
-        .iter()
-        .filter_map(|entry| entry.request.slot.map(|slot| (entry.request.job.as_str(), slot)))
-        .collect();
-    let in_office = |at: At| evidence.probe.terms().any(|term| term.first <= at && at <= term.last);
-    let fault_on = |at: At| evidence.trials.iter().any(|trial| trial.armed <= at && at <= trial.calm);
-    let (mut share, mut not_run) = (RanShare::default(), Vec::new());
-    for job in &evidence.jobs {
-        let (Some(grid), Some(history)) = (evidence.grid(job), evidence.history.job(&job.name)) else { continue };
-        for slot in grid.iter() {
-            let at = evidence.timeline.at(slot);
-            if in_office(at) && !fault_on(at) && idle_at(history, at) && !intent_under_way(history, at, slot) {
-                share.unhindered += 1;
-                if ran.contains(&(job.name.as_str(), slot)) {
-                    share.ran += 1;
-                } else {
-                    not_run.push((job.name.clone(), slot));
-                }
-            }
-        }
-    }
-    (share, not_run)
-}
-
-/// Whether no run of the job was open in the status in force at that instant.
-fn idle_at(history: &JobHistory, at: At) -> bool {
-    let seen = history.versions.partition_point(|version| version.at <= at);
-    seen > 0 && history.versions[seen - 1].status.active.is_empty()
-}
-
-/// Whether the intent of an earlier slot was on its way to the store at that instant: to its leader that run was active.
-fn intent_under_way(history: &JobHistory, at: At, slot: Timestamp) -> bool {
-    let seen = history.versions.partition_point(|version| version.at <= at);
-    let soon = history.versions[seen..].iter().take_while(|version| version.at.since(at) <= INTENT_UNDER_WAY);
-    soon.flat_map(|version| version.status.active.values()).any(|run| run.slot < slot)
-}
-
 /// Slots that a term called coalesced though they were due after its own first request for that job: it was at work by then,
 /// and only what was due before a term's first look at a job can have been missed.
 pub(super) fn coalesced_in_office(evidence: &Evidence) -> Vec<(String, Timestamp)> {
@@ -387,7 +385,9 @@ pub(super) fn coalesced_in_office(evidence: &Evidence) -> Vec<(String, Timestamp
         }
         for (slot, token) in coalesced(evidence, job) {
             let at = evidence.timeline.at(slot);
-            let at_work_before = |token: u64| at_work.get(&token).is_some_and(|began| *began <= at);
+            // A leader whose time of day is ahead takes for missed what is due within that.
+            let ahead = evidence.family.early_at_most();
+            let at_work_before = |token: u64| at_work.get(&token).is_some_and(|began| began.plus(ahead) <= at);
             if token.is_none_or(at_work_before) {
                 outside.push((job.name.clone(), slot));
             }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     clock::{At, Timeline},
@@ -39,6 +39,12 @@ pub enum Family {
     EtcdPaused,
     /// The Lease is deleted, emptied and edited.
     LeaseTouched,
+    /// All pods are replaced by newer ones, as `kubectl rollout restart` does it.
+    RollingUpdate,
+    /// The leader's pod is deleted while it runs something that takes longer than the pod's grace period.
+    LongRuns,
+    /// A replica whose time of day is an hour fast or slow leads, and hands over.
+    WallClock,
 }
 
 /// What a job promises of a run whose end is not known.
@@ -83,6 +89,15 @@ pub struct Freeze {
     pub cont: At,
 }
 
+/// A wrong time of day, and what the replica that had it said of it.
+#[derive(Debug, Clone, Copy)]
+pub struct WrongClock {
+    /// How far its time of day was ahead of the right one.
+    pub off: SignedDuration,
+    /// What its metric said; nothing if it never spoke of it.
+    pub told: Option<SignedDuration>,
+}
+
 /// One trial.
 #[derive(Debug, Clone)]
 pub struct Trial {
@@ -106,6 +121,10 @@ pub struct Trial {
     pub freeze: Option<Freeze>,
     /// When the successor was first seen to lead.
     pub taken_over: Option<At>,
+    /// The ids of the runs that were made to last until the end of the drain cut them off.
+    pub cut: Vec<String>,
+    /// The time of day of a replica that was wrong, in the family that is about it.
+    pub wrong_clock: Option<WrongClock>,
 }
 
 /// Everything seen of one family.
@@ -142,7 +161,7 @@ impl Family {
     pub const OF_PROCESSES: [Self; 3] = [Self::Kill, Self::Term, Self::Stop];
 
     /// Those of pods on a cluster.
-    pub const OF_PODS: [Self; 9] = [
+    pub const OF_PODS: [Self; 12] = [
         Self::PodDeleted,
         Self::ContainerKilled,
         Self::PodFrozen,
@@ -152,6 +171,9 @@ impl Family {
         Self::ApiServerPaused,
         Self::EtcdPaused,
         Self::LeaseTouched,
+        Self::RollingUpdate,
+        Self::LongRuns,
+        Self::WallClock,
     ];
 
     /// How many trials make a full family.
@@ -161,12 +183,14 @@ impl Family {
             Self::Stop => 40,
             Self::ContainerKilled => 20,
             Self::PodFrozen => 10,
-            Self::NodeCutOff => 5,
+            Self::NodeCutOff | Self::RollingUpdate => 5,
+            Self::WallClock => 4,
             Self::NodeDead
             | Self::ApiServerRestarted
             | Self::ApiServerPaused
             | Self::EtcdPaused
-            | Self::LeaseTouched => 3,
+            | Self::LeaseTouched
+            | Self::LongRuns => 3,
         }
     }
 
@@ -177,9 +201,24 @@ impl Family {
         trials.max(least)
     }
 
-    /// Whether the leader leaves in order, so that nothing may be made twice.
+    /// Whether the leader leaves in order, so that nothing may be made twice but what lasts longer than the drain.
     pub const fn is_planned(self) -> bool {
-        matches!(self, Self::Term | Self::PodDeleted)
+        matches!(self, Self::Term | Self::PodDeleted | Self::RollingUpdate | Self::LongRuns | Self::WallClock)
+    }
+
+    /// Whether each change of leader is a hand-over to a replica that stands by: its length is a figure of its own.
+    pub const fn hands_over(self) -> bool {
+        matches!(self, Self::Term | Self::PodDeleted | Self::RollingUpdate | Self::LongRuns)
+    }
+
+    /// How long before its slot a request may arrive. A leader whose time of day is ahead plans by that of the API server's
+    /// answers, and by at most two seconds more; the rest is for what an answer was under way. All others have the very
+    /// clock that the ledger has, and start nothing early: what is left is for that clock being slewed.
+    pub const fn early_at_most(self) -> Duration {
+        match self {
+            Self::WallClock => Duration::from_millis(2_500),
+            _ => Duration::from_millis(10),
+        }
     }
 
     /// Whether the leader is frozen: what it was about to send then appears when it thaws.
@@ -187,9 +226,24 @@ impl Family {
         matches!(self, Self::Stop | Self::PodFrozen)
     }
 
+    /// How long before its first sign outside a run may have been active: a run is active from the moment its leader decides
+    /// on it, and its intent has a way to go to the store. An API server in the same process stores it well within half of
+    /// the shortest period. A real one is held to what Kubernetes promises of itself: 99 of 100 writes within a second.
+    pub const fn intent_under_way(self) -> Duration {
+        match self {
+            Self::Kill | Self::Term | Self::Stop => Duration::from_millis(100),
+            _ => Duration::from_secs(1),
+        }
+    }
+
     /// Whether a test of it needs hands on the nodes.
     pub const fn needs_the_nodes(self) -> bool {
-        !matches!(self, Self::PodDeleted | Self::LeaseTouched)
+        !matches!(self, Self::PodDeleted | Self::LeaseTouched | Self::RollingUpdate | Self::LongRuns | Self::WallClock)
+    }
+
+    /// Whether a test of it needs an image whose time of day can be wrong.
+    pub const fn needs_a_wrong_clock(self) -> bool {
+        matches!(self, Self::WallClock)
     }
 }
 
@@ -208,6 +262,9 @@ impl fmt::Display for Family {
             Self::ApiServerPaused => "api-server-paused",
             Self::EtcdPaused => "etcd-paused",
             Self::LeaseTouched => "lease-touched",
+            Self::RollingUpdate => "rolling-update",
+            Self::LongRuns => "long-runs",
+            Self::WallClock => "wall-clock",
         })
     }
 }

@@ -5,11 +5,14 @@
 //! evidence that must not.
 
 mod conditions;
+mod cut;
 mod evidence;
 mod report;
+mod share;
 #[cfg(test)]
 mod tests;
 
-pub use conditions::{Findings, LostSlot, RanShare, judge};
-pub use evidence::{Evidence, Family, Freeze, Guarantee, Job, Trial, Window};
-pub use report::{render, summary};
+pub use conditions::{Findings, LostSlot, judge};
+pub use evidence::{Evidence, Family, Freeze, Guarantee, Job, Trial, Window, WrongClock};
+pub use report::{HAND_OVER_P99, render, summary};
+pub use share::RanShare;

@@ -9,6 +9,9 @@ use super::{
     evidence::{Evidence, Window},
 };
 
+/// The figure for the hand-over from leader to leader: printed beside what was measured, and no condition.
+pub const HAND_OVER_P99: Duration = Duration::from_millis(250);
+
 /// The table of one family.
 pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     let mut table = String::new();
@@ -26,6 +29,11 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     row("slots decided", findings.decided.to_string());
     row("slots lost", findings.lost.len().to_string());
     row("runs doubled", findings.doubled.len().to_string());
+    if let Some(cut) = Some(evidence.trials.iter().map(|trial| trial.cut.len()).sum::<usize>()).filter(|cut| *cut > 0) {
+        row("runs cut off by the end of the drain", format!("{cut}, {} not as promised", findings.badly_cut.len()));
+    }
+    let (early, allowed) = (findings.early.len(), evidence.family.early_at_most());
+    row("runs before their slot", format!("{early} by more than {allowed:?}; the earliest by {:?}", findings.earliest));
     row("at-most-once runs made twice", findings.at_most_once_twice.len().to_string());
     row("old-token effects accepted", findings.old_accepted.len().to_string());
     let refused = (findings.old_refused.len(), findings.old_refused.len() - findings.old_refused_unexcused.len());
@@ -34,7 +42,14 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     let (late, lost) = (evidence.probe.late_total(), evidence.probe.lost());
     row("late datagrams", format!("{late} ({} as a frozen replica thawed)", findings.excused_datagrams));
     row("datagrams lost on the way", lost.to_string());
-    row("take-over min / p50 / p99 / max", take_over(&findings.take_overs));
+    row("take-over min / p50 / p99 / max", spans(&findings.take_overs));
+    if evidence.family.hands_over() {
+        row(
+            "hand-over min / p50 / p99 / max",
+            format!("{} (p99 is to be at most {HAND_OVER_P99:?})", spans(&findings.hand_overs)),
+        );
+    }
+    row("start lateness min / p50 / p99 / max", spans(&findings.lateness));
     let share = findings.ran_share;
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
@@ -55,7 +70,7 @@ pub fn summary(durations: &[Duration]) -> Option<[Duration; 4]> {
     Some([*sorted.first()?, rank(50)?, rank(99)?, *sorted.last()?])
 }
 
-fn take_over(durations: &[Duration]) -> String {
+fn spans(durations: &[Duration]) -> String {
     summary(durations).map_or_else(
         || "none".to_owned(),
         |figures| figures.map(|figure| format!("{:.3} s", figure.as_secs_f64())).join(" / "),

@@ -56,6 +56,8 @@ fn clean(family: Family) -> Evidence {
             calm: millis(2_800),
             freeze: (family == Family::Stop).then_some(Freeze { stop: millis(1_400), cont: millis(4_000) }),
             taken_over: Some(millis(2_500)),
+            cut: Vec::new(),
+            wrong_clock: None,
         }],
         take_over_limit: None,
         timeline: Timeline::fixed(millis(0), wall(0)),
@@ -244,7 +246,7 @@ fn a_freeze_excuses_one_refused_request_of_the_frozen_replica_as_it_thaws() {
     assert_eq!(judge(&evidence).old_refused.len(), 1);
 
     let mut second = evidence.clone();
-    second.entries.push(refused(4_005, 5, A));
+    second.entries.push(refused(4_005, 3, A));
     fails(&second, "1 effects of an old token refused");
 
     for (at, replica) in [(4_006, A), (3_999, A), (4_001, B)] {
@@ -273,7 +275,7 @@ fn too_few_unhindered_slots_run_fail() {
     let mut evidence = clean(Family::Kill);
     let mut entries = evidence.entries.iter_mut();
     let third = entries.find(|entry| entry.request.job == "most" && entry.request.slot == Some(wall(3))).unwrap();
-    third.request.slot = Some(wall(4));
+    third.request.slot = None;
     fails(&evidence, "3 of 4 unhindered slots were run");
 }
 
@@ -289,7 +291,7 @@ fn a_slot_due_under_a_fault_without_a_leader_or_during_a_run_is_not_unhindered()
 
     let mut evidence = clean(Family::Kill);
     evidence.history = History::default();
-    version(&mut evidence, 900, "most", &json!({ "mark": wall(0), "active": { "most-1": intent(1) } }));
+    version(&mut evidence, 900, "most", &json!({ "mark": wall(0), "active": { "most-0": intent(0) } }));
     assert_eq!(judge(&evidence).ran_share, RanShare::default());
 }
 
@@ -306,6 +308,118 @@ fn a_slot_due_while_an_earlier_slots_intent_was_under_way_is_not_unhindered_and_
         let share = judge(&evidence).ran_share;
         assert_eq!((share.unhindered, share.ran), (unhindered, 3));
     }
+}
+
+#[test]
+fn a_real_store_has_a_second_for_an_intent_and_a_slot_that_nobody_was_at_work_on_counts_all_the_same() {
+    for (stored, unhindered) in [(3_900, 3), (4_100, 4)] {
+        let mut evidence = clean(Family::Kill);
+        evidence.family = Family::PodDeleted;
+        evidence.history = History::default();
+        for job in ["least", "most"] {
+            version(&mut evidence, 400, job, &json!({ "mark": wall(0) }));
+        }
+        version(&mut evidence, stored, "least", &json!({ "mark": wall(3), "active": { "least-2": intent(2) } }));
+        assert_eq!(judge(&evidence).ran_share.unhindered, unhindered, "stored at {stored} ms");
+    }
+
+    let mut idle = clean(Family::Kill);
+    idle.family = Family::PodDeleted;
+    idle.entries.retain(|entry| entry.request.run_id != "least-3");
+    assert_eq!(judge(&idle).ran_share, RanShare { unhindered: 4, ran: 3 });
+}
+
+#[test]
+fn a_request_shows_that_its_run_is_active_before_a_late_watch_does() {
+    let mut evidence = clean(Family::Kill);
+    evidence.history = History::default();
+    for job in ["least", "most"] {
+        version(&mut evidence, 400, job, &json!({ "mark": wall(0) }));
+    }
+    evidence.entries.push(entry(2_990, "least", 2, 8, B));
+    version(&mut evidence, 3_500, "least", &json!({ "mark": wall(3), "active": { "least-2": intent(2) } }));
+    assert_eq!(judge(&evidence).ran_share.unhindered, 3);
+}
+
+#[test]
+fn a_run_before_its_slot_fails_unless_the_family_is_about_clocks_and_it_is_within_what_they_are_held_to() {
+    for (family, early, allowed) in [
+        (Family::PodDeleted, 9, true),
+        (Family::PodDeleted, 11, false),
+        (Family::WallClock, 2_000, true),
+        (Family::WallClock, 2_600, false),
+    ] {
+        let mut evidence = clean(Family::Kill);
+        evidence.family = family;
+        evidence.entries.push(entry(60_000 - early, "least", 60, 8, B));
+        assert_eq!(judge(&evidence).early.is_empty(), allowed, "{family} {early} ms");
+        assert_eq!(failures(&evidence).iter().any(|failure| failure.contains("before their slot")), !allowed);
+    }
+}
+
+/// The first runs of both jobs were held until the drain had ended, and went on as their guarantees say.
+fn cut_off() -> Evidence {
+    let mut evidence = clean(Family::Kill);
+    evidence.family = Family::LongRuns;
+    evidence.trials[0].cut = vec!["least-1".into(), "most-1".into()];
+    evidence.entries.iter_mut().filter(|entry| entry.request.token == 5).for_each(|entry| entry.answered = None);
+    evidence.entries.push(entry(2_600, "least", 1, 8, B));
+    for (job, outcome) in [("least", "Interrupted"), ("most", "Indeterminate")] {
+        let mut status = coalesced(&json!({}));
+        status["lastRuns"] = json!([{ "id": format!("{job}-1"), "outcome": outcome }]);
+        version(&mut evidence, 3_400, job, &status);
+    }
+    evidence
+}
+
+#[test]
+fn a_run_that_the_end_of_the_drain_cuts_off_goes_on_as_its_guarantee_says() {
+    let evidence = cut_off();
+    assert_eq!(failures(&evidence), Vec::<String>::new());
+    assert_eq!((judge(&evidence).doubled.len(), judge(&evidence).doubled_uncut.len()), (1, 0));
+
+    let mut not_again = cut_off();
+    not_again.entries.retain(|entry| entry.first_byte != millis(2_600));
+    fails(&not_again, "run least-1 was cut off and not made again");
+
+    let mut answered = cut_off();
+    answered.entries[0].answered = Some(millis(1_100));
+    fails(&answered, "run least-1 was to be cut off by the end of the drain, and was answered");
+
+    for (job, about) in [("least", "without a record of it"), ("most", "as one of which nobody knows")] {
+        let mut unrecorded = cut_off();
+        let other = if job == "least" { "most" } else { "least" };
+        let known = unrecorded.history.job(other).unwrap().clone();
+        unrecorded.history = clean(Family::Kill).history;
+        let status = json!({ "id": format!("{other}-1"), "outcome": known.versions.last().unwrap().status.last_runs[0].outcome });
+        let mut last = coalesced(&json!({}));
+        last["lastRuns"] = json!([status]);
+        version(&mut unrecorded, 3_400, other, &last);
+        fails(&unrecorded, about);
+    }
+}
+
+#[test]
+fn a_run_that_was_not_to_be_cut_off_is_doubled_by_a_planned_hand_over_all_the_same() {
+    let mut evidence = cut_off();
+    evidence.entries.push(entry(3_300, "least", 3, 8, B));
+    fails(&evidence, "1 runs doubled");
+}
+
+#[test]
+fn a_wrong_clock_that_is_not_told_fails() {
+    let off = SignedDuration::from_hours(-1);
+    for (told, passes) in [(Some(off), true), (Some(-off), false), (None, false)] {
+        let mut evidence = clean(Family::Term);
+        evidence.trials[0].wrong_clock = Some(WrongClock { off, told });
+        assert_eq!(failures(&evidence).is_empty(), passes, "{told:?}");
+    }
+}
+
+#[test]
+fn a_hand_over_is_measured_where_each_change_of_leader_is_one() {
+    assert_eq!(judge(&clean(Family::Term)).hand_overs, [Duration::from_millis(1_100)]);
+    assert_eq!(judge(&clean(Family::Kill)).hand_overs, Vec::<Duration>::new());
 }
 
 #[test]
@@ -329,6 +443,19 @@ fn a_slot_coalesced_after_its_terms_first_request_fails() {
 
     evidence.entries.last_mut().unwrap().first_byte = millis(2_010);
     assert_eq!(judge(&evidence).coalesced_in_office, []);
+}
+
+#[test]
+fn what_is_due_within_the_time_that_a_clock_may_be_ahead_may_be_missed() {
+    for (first_request, outside) in [(0, 1), (1_000, 0)] {
+        let mut evidence = clean(Family::Kill);
+        evidence.family = Family::WallClock;
+        evidence.entries.push(entry(first_request, "least", 0, 8, B));
+        evidence.until = wall(3);
+        // The second slot is due at 2 s: two seconds and a half after its term's first request, or less.
+        evidence.timeline = Timeline::fixed(millis(600), wall(0));
+        assert_eq!(judge(&evidence).coalesced_in_office.len(), outside, "first request at {first_request} ms");
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@
 //! ask it, and needs [`Hands`] for the rest; where there are none, the families that need them cannot be run.
 
 mod hands;
+mod installation;
+mod table;
 mod trial;
+mod wall_clock;
 
 use std::{
     fs, io,
@@ -23,6 +26,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 
 pub use hands::{HandError, Hands};
+pub use table::{About, Row, table};
 
 use crate::{
     clock::{At, Timeline},
@@ -40,12 +44,17 @@ use crate::{
 const NAMESPACE: &str = "tenure-trials";
 /// By this label the pods of an installation are known.
 const SELECTOR: &str = "app.kubernetes.io/name=tenure";
-/// How long an attempt may take: longer than anything that the ledger makes it wait.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an attempt may take: longer than anything that the ledger makes it wait, and longer than a grace period where
+/// runs have to last that long.
+const fn attempt_timeout(family: Family) -> Duration {
+    Duration::from_secs(if matches!(family, Family::LongRuns) { 60 } else { 20 })
+}
 /// How long it may take to come back to a calm state: a node has to boot, and its pods with it.
 const CALM_LIMIT: Duration = Duration::from_mins(4);
 /// How long the jobs of a family may take to be gone: nothing holds them back.
 const CLEAR_LIMIT: Duration = Duration::from_mins(1);
+/// Of 10 frozen containers, so many at least are not restarted by the kubelet and have to go on.
+const RESUMED_OF_10: u32 = 8;
 /// How long one request of the harness may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How often the state of the pods is looked at.
@@ -76,6 +85,8 @@ pub struct Settings {
     pub replicas: usize,
     /// Hands on the nodes, if there are any.
     pub hands: Option<Hands>,
+    /// An image of Tenure whose time of day can be wrong, if there is one.
+    pub skewed_image: Option<String>,
 }
 
 /// Why a family could not be brought to its end. This says nothing about Tenure by itself: look at the logs.
@@ -106,9 +117,17 @@ pub enum PodsError {
         /// What did not happen.
         source: Overdue,
     },
-    /// The family needs hands on the nodes, and there are none.
-    #[error("{0} needs hands on the nodes")]
-    NotApplicable(Family),
+    /// The family needs something that is not there.
+    #[error("{family} needs {needs}")]
+    NotApplicable {
+        /// The family.
+        family: Family,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// What is installed is not what the family needs.
+    #[error("the installation: {0}")]
+    Installation(String),
     /// A file or a socket.
     #[error("{what}: {source}")]
     Io {
@@ -135,6 +154,7 @@ struct Leader {
     node: String,
     address: IpAddr,
     token: u64,
+    grace: Duration,
 }
 
 struct Session {
@@ -145,21 +165,41 @@ struct Session {
     objects: Objects,
     trial: u32,
     thawed: (u32, u32),
+    grace: Duration,
 }
 
 /// Runs a family and returns what was seen.
 pub async fn run(client: Client, settings: &Settings) -> Result<Outcome, PodsError> {
     if settings.family.needs_the_nodes() && settings.hands.is_none() {
-        return Err(PodsError::NotApplicable(settings.family));
+        return Err(no_hands(settings.family));
+    }
+    if settings.family.needs_a_wrong_clock() && settings.skewed_image.is_none() {
+        let needs = "an image whose time of day can be wrong (--skewed-image)";
+        return Err(PodsError::NotApplicable { family: settings.family, needs });
     }
     let mut session = Session::start(client, settings).await?;
     let mut trials = Vec::new();
-    session.calm().await?;
+    session.remove_skewed().await?;
+    session.grace = session.calm().await?.grace;
     for number in 1..=settings.trials {
         session.trial = number;
         trials.push(session.run_trial(number).await?);
     }
     session.finish(trials).await
+}
+
+impl Outcome {
+    /// What must not be, beyond what the judge says of the evidence.
+    pub fn failures(&self) -> Vec<String> {
+        let (family, (went_on, restarted)) = (self.evidence.family, self.thawed);
+        // Fewer trials say nothing about a share.
+        let full = went_on + restarted == family.full_size();
+        let mut failures = Vec::new();
+        if family.freezes() && full && went_on * 10 < family.full_size() * RESUMED_OF_10 {
+            failures.push(format!("{family}: {went_on} of {} frozen containers went on", family.full_size()));
+        }
+        failures
+    }
 }
 
 impl Session {
@@ -181,7 +221,7 @@ impl Session {
         let watcher = Watcher::follow_api(client.clone(), NAMESPACE);
         let url = format!("http://{}/lease", SocketAddr::new(settings.address, ledger.port()));
         for job in &jobs {
-            objects.create_job(job, &url, ATTEMPT_TIMEOUT).await?;
+            objects.create_job(job, &url, attempt_timeout(settings.family)).await?;
         }
         Ok(Self {
             settings: settings.clone(),
@@ -191,6 +231,7 @@ impl Session {
             objects,
             trial: 0,
             thawed: (0, 0),
+            grace: Duration::ZERO,
         })
     }
 
@@ -221,8 +262,10 @@ impl Session {
         let (name, token) = self.observers.leader()?;
         let pod = listed.items.into_iter().find(|pod| pod.metadata.name.as_deref() == Some(&*name))?;
         let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        let node = pod.spec.as_ref()?.node_name.clone()?;
-        self.observers.all_have_run(token).then_some(Leader { pod: name, node, address, token })
+        let spec = pod.spec.as_ref()?;
+        let grace = u64::try_from(spec.termination_grace_period_seconds?).map(Duration::from_secs).ok()?;
+        let leader = Leader { pod: name, node: spec.node_name.clone()?, address, token, grace };
+        (self.observers.all_have_run(token) && self.is_rolled_out().await?).then_some(leader)
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -248,7 +291,7 @@ impl Session {
             history: seen.history,
             gaps,
             trials,
-            take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration),
+            take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration, self.grace),
             timeline: self.observers.timeline,
             until,
             bad_ends: None,
@@ -294,6 +337,10 @@ async fn clear(objects: &Objects, trial: u32) -> Result<(), PodsError> {
     };
     let cleared = wait::within("the jobs are gone", CLEAR_LIMIT, cleared).await;
     cleared.map_err(|source| PodsError::Overdue { trial, source })?
+}
+
+fn no_hands(family: Family) -> PodsError {
+    PodsError::NotApplicable { family, needs: "hands on the nodes (--faults)" }
 }
 
 fn api(what: &'static str, source: kube::Error) -> PodsError {

@@ -10,10 +10,11 @@ use kube::{
 use rand::Rng;
 use serde_json::json;
 
-use super::{Hands, Leader, PodsError, Session, api};
+use super::{Hands, Leader, PodsError, Session, api, no_hands};
 use crate::{
     clock::At,
-    judge::{Family, Freeze, Trial},
+    judge::{Family, Freeze, Trial, WrongClock},
+    ledger::Hold,
     wait,
 };
 
@@ -25,17 +26,51 @@ const LEASE_AND: Duration = Duration::from_secs(1);
 const FOREIGN_GRACE: Duration = Duration::from_secs(5);
 /// A leader that was cut off and replaced stays cut off for this long: it has to have left by itself.
 const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
-/// The lengths of a freeze of a container, in turn. The kubelet restarts one that is silent for too long.
-const FREEZES_S: [u64; 5] = [5, 20, 5, 20, 60];
+/// The lengths of a freeze of a container, in turn. The kubelet restarts one that is silent for too long. A short run has one
+/// trial, and that is to be longer than a lease.
+const FREEZES_S: [u64; 5] = [20, 5, 20, 5, 60];
 /// The lengths of a pause of the control plane, in turn.
-const PAUSES_S: [u64; 3] = [5, 20, 60];
+const PAUSES_S: [u64; 3] = [20, 5, 60];
+/// The jobs of at least this period are held where a run has to be long. The faster one goes on: it may not be doubled.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long a run of each job may take to be there to be held: a few of the longest period.
+const HOLD_LIMIT: Duration = Duration::from_secs(15);
 
 /// The longest that a successor may take, in the families in which that is promised.
-pub(super) fn take_over_limit(family: Family, lease: Duration) -> Option<Duration> {
+pub(super) fn take_over_limit(family: Family, lease: Duration, grace: Duration) -> Option<Duration> {
     match family {
         Family::ContainerKilled | Family::PodFrozen | Family::NodeCutOff | Family::NodeDead => Some(lease + LEASE_AND),
         Family::LeaseTouched => Some(lease + FOREIGN_GRACE + LEASE_AND),
+        // Whoever is still there at the end of the grace period is killed, and its Lease has to expire.
+        Family::LongRuns => Some(grace),
         _ => None,
+    }
+}
+
+/// What a strike came to.
+#[derive(Debug)]
+pub(super) struct Struck {
+    /// When the leader was struck.
+    pub at: At,
+    /// How long it was frozen, if it was.
+    pub freeze: Option<Freeze>,
+    /// When the successor was first seen, where one has to come.
+    pub taken_over: Option<At>,
+    /// The runs that the end of the drain was to cut off.
+    pub cut: Vec<String>,
+    /// The wrong time of day of a replica.
+    pub wrong_clock: Option<WrongClock>,
+}
+
+impl Struck {
+    /// Nobody has to come.
+    pub fn only(at: At) -> Self {
+        Self { at, freeze: None, taken_over: None, cut: Vec::new(), wrong_clock: None }
+    }
+
+    /// A successor has come.
+    pub fn taken_over(at: At, successor: At) -> Self {
+        Self { taken_over: Some(successor), ..Self::only(at) }
     }
 }
 
@@ -47,11 +82,11 @@ impl Session {
         let leader = self.calm().await?;
         self.note(&format!("{} {leader:?}", self.settings.family));
         let armed = At::now();
-        let (freeze, taken_over) = self.strike(number, &leader, armed).await?;
-        if let Some(taken_over) = taken_over {
-            self.note(&format!("successor first seen {:?} after the fault", taken_over.since(armed)));
+        let struck = self.strike(number, &leader).await?;
+        if let Some(taken_over) = struck.taken_over {
+            self.note(&format!("successor first seen {:?} after the fault", taken_over.since(struck.at)));
         }
-        self.calm().await?;
+        self.make_whole(&leader).await?;
         Ok(Trial {
             number,
             victim: leader.pod,
@@ -59,77 +94,97 @@ impl Session {
             token: leader.token,
             window: None,
             armed,
-            struck: armed,
+            struck: struck.at,
             calm: At::now(),
-            freeze,
-            taken_over,
+            freeze: struck.freeze,
+            taken_over: struck.taken_over,
+            cut: struck.cut,
+            wrong_clock: struck.wrong_clock,
         })
     }
 
-    /// Does what the family is about, waits for a successor where one has to come, and makes everything whole again.
-    async fn strike(
-        &mut self,
-        number: u32,
-        leader: &Leader,
-        struck: At,
-    ) -> Result<(Option<Freeze>, Option<At>), PodsError> {
+    /// Comes back to a calm state from which the next trial can begin.
+    async fn make_whole(&self, leader: &Leader) -> Result<(), PodsError> {
+        self.calm().await?;
+        if self.settings.family == Family::ContainerKilled {
+            // The kubelet waits longer before each restart of one container; a new pod's is restarted at once.
+            self.delete_pod(&leader.pod).await?;
+            self.calm().await?;
+        }
+        Ok(())
+    }
+
+    /// Does what the family is about, waits for a successor where one has to come, and undoes it.
+    async fn strike(&mut self, number: u32, leader: &Leader) -> Result<Struck, PodsError> {
         let namespace = self.settings.namespace.clone();
         let in_turn = |lengths: &[u64]| Duration::from_secs(lengths[(number as usize - 1) % lengths.len()]);
+        let at = At::now();
         match self.settings.family {
-            Family::PodDeleted => {
-                let deleted = self.pods().delete(&leader.pod, &DeleteParams::default()).await;
-                deleted.map_err(|source| api("deleting the leader's pod", source))?;
-                Ok((None, Some(self.successor(leader).await?)))
-            }
-            Family::ContainerKilled => {
-                self.hand("kill-container", &[&namespace, &leader.pod]).await?;
-                Ok((None, Some(self.successor(leader).await?)))
-            }
-            Family::PodFrozen => self.freeze(leader, in_turn(&FREEZES_S), struck).await,
+            Family::PodDeleted => self.delete_pod(&leader.pod).await?,
+            Family::ContainerKilled => drop(self.hand("kill-container", &[&namespace, &leader.pod]).await?),
+            Family::LeaseTouched => self.touch_the_lease(number).await?,
+            Family::RollingUpdate => self.restart_rollout().await?,
+            Family::PodFrozen => return self.freeze(leader, in_turn(&FREEZES_S), at).await,
+            Family::LongRuns => return self.delete_under_long_runs(leader).await,
+            Family::WallClock => return self.lead_by_a_wrong_clock(number, leader).await,
             Family::NodeCutOff => {
                 self.hand("cut-node", &[&leader.node]).await?;
-                let taken_over = self.successor(leader).await?;
+                let successor = self.successor(leader).await?;
                 tokio::time::sleep(CUT_OFF_BEYOND).await;
                 self.hand("heal-node", &[&leader.node]).await?;
-                Ok((None, Some(taken_over)))
+                return Ok(Struck::taken_over(at, successor));
             }
             Family::NodeDead => {
                 self.hand("kill-node", &[&leader.node]).await?;
-                let taken_over = self.successor(leader).await?;
+                let successor = self.successor(leader).await?;
                 self.hand("revive-node", &[&leader.node]).await?;
-                Ok((None, Some(taken_over)))
+                return Ok(Struck::taken_over(at, successor));
             }
             Family::ApiServerRestarted => {
                 self.hand("restart-apiserver", &[]).await?;
-                Ok((None, None))
+                return Ok(Struck::only(at));
             }
             Family::ApiServerPaused => {
                 self.pause("pause-apiserver", "resume-apiserver", in_turn(&PAUSES_S)).await?;
-                Ok((None, None))
+                return Ok(Struck::only(at));
             }
             Family::EtcdPaused => {
                 self.pause("pause-etcd", "resume-etcd", in_turn(&PAUSES_S)).await?;
-                Ok((None, None))
+                return Ok(Struck::only(at));
             }
-            Family::LeaseTouched => {
-                self.touch_the_lease(number).await?;
-                Ok((None, Some(self.successor(leader).await?)))
+            family @ (Family::Kill | Family::Term | Family::Stop) => {
+                return Err(PodsError::NotApplicable { family, needs: "processes: make kills" });
             }
-            Family::Kill | Family::Term | Family::Stop => Err(PodsError::NotApplicable(self.settings.family)),
         }
+        Ok(Struck::taken_over(at, self.successor(leader).await?))
     }
 
-    async fn freeze(
-        &mut self,
-        leader: &Leader,
-        length: Duration,
-        struck: At,
-    ) -> Result<(Option<Freeze>, Option<At>), PodsError> {
+    /// Holds a run of each of the slow jobs open beyond the grace period, and deletes the leader's pod.
+    async fn delete_under_long_runs(&self, leader: &Leader) -> Result<Struck, PodsError> {
+        let ledger = &self.observers.ledger;
+        let slow = self.observers.jobs.iter().filter(|job| job.period >= SLOW);
+        let mut holds: Vec<Hold> = slow.map(|job| ledger.hold(Some(&job.name), Some(leader.address))).collect();
+        let mut cut = Vec::new();
+        for hold in &mut holds {
+            let held = wait::within("a run to be held", HOLD_LIMIT, hold.reached()).await;
+            let held = held.map_err(|source| PodsError::Overdue { trial: self.trial, source })?;
+            cut.extend(held.map(|entry| entry.request.run_id));
+        }
+        self.note(&format!("held: {}", cut.join(", ")));
+        let at = At::now();
+        self.delete_pod(&leader.pod).await?;
+        let successor = self.successor(leader).await?;
+        // The leader has hung up long since; what is held now is the memory of it.
+        drop(holds);
+        Ok(Struck { cut, ..Struck::taken_over(at, successor) })
+    }
+
+    async fn freeze(&mut self, leader: &Leader, length: Duration, at: At) -> Result<Struck, PodsError> {
         let namespace = self.settings.namespace.clone();
         let frozen = self.hand("freeze-pod", &[&namespace, &leader.pod]).await?;
         let stop = At::now();
         let taken_over = if length > self.settings.lease_duration { Some(self.successor(leader).await?) } else { None };
-        let left = length.saturating_sub(At::now().since(struck));
+        let left = length.saturating_sub(At::now().since(at));
         tokio::time::sleep(left).await;
         let cont = At::now();
         // The kubelet may be about to restart it: then there is nothing to thaw for a moment.
@@ -144,7 +199,7 @@ impl Session {
         } else {
             self.thawed.1 += 1;
         }
-        Ok((Some(Freeze { stop, cont }), taken_over))
+        Ok(Struck { freeze: Some(Freeze { stop, cont }), taken_over, ..Struck::only(at) })
     }
 
     async fn pause(&self, pause: &str, resume: &str, length: Duration) -> Result<(), PodsError> {
@@ -169,7 +224,7 @@ impl Session {
     }
 
     /// Waits for a leader with a larger token, and returns when it was first seen.
-    async fn successor(&self, leader: &Leader) -> Result<At, PodsError> {
+    pub(super) async fn successor(&self, leader: &Leader) -> Result<At, PodsError> {
         let first = || {
             let newer = |log: &crate::probe::ProbeLog| {
                 log.terms().find(|term| term.token > leader.token).map(|term| term.first)
@@ -180,9 +235,15 @@ impl Session {
         found.map_err(|source| PodsError::Overdue { trial: self.trial, source })
     }
 
+    pub(super) async fn delete_pod(&self, pod: &str) -> Result<(), PodsError> {
+        self.note(&format!("delete {pod}"));
+        let deleted = self.pods().delete(pod, &DeleteParams::default()).await;
+        deleted.map(drop).map_err(|source| api("deleting a pod", source))
+    }
+
     async fn hand(&self, helper: &str, arguments: &[&str]) -> Result<String, PodsError> {
         self.note(&format!("{helper} {}", arguments.join(" ")));
-        let hands: &Hands = self.settings.hands.as_ref().ok_or(PodsError::NotApplicable(self.settings.family))?;
+        let hands: &Hands = self.settings.hands.as_ref().ok_or(no_hands(self.settings.family))?;
         Ok(hands.run(helper, arguments).await?)
     }
 }

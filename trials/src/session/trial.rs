@@ -87,8 +87,21 @@ impl Session {
         self.note(&format!("successor first seen {:?} after the signal", taken_over.since(struck)));
         self.calm().await?;
         let (calm, token, window) = (At::now(), leader.token, Some(plan.window));
-        let taken_over = Some(taken_over);
-        Ok(Trial { number, victim, victim_address, token, window, armed, struck, calm, freeze, taken_over })
+        let (taken_over, cut, wrong_clock) = (Some(taken_over), Vec::new(), None);
+        Ok(Trial {
+            number,
+            victim,
+            victim_address,
+            token,
+            window,
+            armed,
+            struck,
+            calm,
+            freeze,
+            taken_over,
+            cut,
+            wrong_clock,
+        })
     }
 
     /// Puts the faults of the trial in force and waits until the leader is held where it is to be struck.

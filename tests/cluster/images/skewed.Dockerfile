@@ -1,0 +1,5 @@
+FROM scratch
+COPY root/ /
+USER 65532:65532
+ENTRYPOINT ["/tenure"]
+CMD ["run"]

@@ -1,0 +1,90 @@
+//! The Deployment of an installation: what it is made of, how far its rollout has come, and changes to it.
+
+use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::{AwaitWithin, PodsError, SELECTOR, Session, api};
+
+impl Session {
+    fn deployments(&self) -> Api<Deployment> {
+        Api::namespaced(self.client.clone(), &self.settings.namespace)
+    }
+
+    /// The installation's Deployment.
+    pub(super) async fn deployment(&self) -> Result<Deployment, PodsError> {
+        let listed = self.deployments().list(&ListParams::default().labels(SELECTOR)).await;
+        let mut found = listed.map_err(|source| api("asking for the Deployment", source))?.items;
+        match (found.pop(), found.is_empty()) {
+            (Some(deployment), true) => Ok(deployment),
+            _ => Err(PodsError::Installation(format!(
+                "expected one Deployment with {SELECTOR} in {}",
+                self.settings.namespace
+            ))),
+        }
+    }
+
+    /// Whether all pods are of the newest template. Nothing if the API server does not say.
+    pub(super) async fn is_rolled_out(&self) -> Option<bool> {
+        let listed = self.deployments().list(&ListParams::default().labels(SELECTOR)).await_within().await?;
+        Some(listed.items.iter().all(is_rolled_out))
+    }
+
+    /// What `kubectl rollout restart` does.
+    pub(super) async fn restart_rollout(&self) -> Result<(), PodsError> {
+        self.note("rollout restart");
+        let now = Timestamp::now().to_string();
+        let annotations = json!({ "kubectl.kubernetes.io/restartedAt": now });
+        let spec = json!({ "template": { "metadata": { "annotations": annotations } } });
+        self.change_deployment("restarting the rollout", &spec).await
+    }
+
+    /// Sets the number of replicas.
+    pub(super) async fn scale(&self, replicas: usize) -> Result<(), PodsError> {
+        self.note(&format!("scale to {replicas}"));
+        self.change_deployment("scaling the Deployment", &json!({ "replicas": replicas })).await
+    }
+
+    async fn change_deployment(&self, what: &'static str, spec: &Value) -> Result<(), PodsError> {
+        let name = self.deployment().await?.metadata.name.unwrap_or_default();
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        let patched = self.deployments().patch(&name, &PatchParams::default(), &patch).await;
+        patched.map(drop).map_err(|source| api(what, source))
+    }
+}
+
+fn is_rolled_out(deployment: &Deployment) -> bool {
+    let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else { return false };
+    let all = spec.replicas;
+    status.observed_generation >= deployment.metadata.generation
+        && [status.updated_replicas, status.available_replicas, status.replicas] == [all; 3]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(observed: i64, status: [i32; 3]) -> Deployment {
+        let [updated, available, replicas] = status;
+        let value = json!({
+            "metadata": { "generation": 2 },
+            "spec": { "replicas": 3, "selector": {}, "template": {} },
+            "status": {
+                "observedGeneration": observed, "updatedReplicas": updated,
+                "availableReplicas": available, "replicas": replicas,
+            },
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_rollout_is_over_when_all_pods_are_new_and_available_and_no_old_one_is_left() {
+        assert!(is_rolled_out(&deployment(2, [3, 3, 3])));
+        for (observed, status) in [(1, [3, 3, 3]), (2, [2, 3, 3]), (2, [3, 2, 3]), (2, [3, 3, 4])] {
+            assert!(!is_rolled_out(&deployment(observed, status)), "{observed} {status:?}");
+        }
+    }
+}
