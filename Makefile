@@ -5,7 +5,7 @@ ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
 .PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
-	cluster cluster-down cluster-smoke cluster-install cluster-versions e2e kind minikube
+	cluster cluster-down cluster-smoke cluster-install cluster-prometheus cluster-versions e2e kind minikube
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ cluster-smoke: ## Check the test cluster itself, every fault helper included
 
 cluster-install: ## Install, upgrade, roll back and uninstall chart and plain manifests on the test cluster, with real pods
 	@tests/cluster/install.sh
+
+cluster-prometheus: ## Scrape the pods with a real Prometheus, see the alerts fire and resolve, run the dashboard's queries
+	@tests/cluster/prometheus.sh
 
 e2e: ## Strike pods, nodes and the control plane of a real cluster, judged from outside: the test cluster, or KUBECONFIG=...
 	@tests/cluster/e2e.sh

@@ -162,10 +162,7 @@ alerts() {
 }
 
 # The queries of the dashboard, one on a line, with its variables filled in.
-queries() {
-  sed -nE 's/^ +"expr": "(.*)",?$/\1/p' "$chart/files/dashboard.json" | sed 's/\\"/"/g' |
-    sed -e 's/\$namespace/tenure-system/g' -e 's/\$lease/tenure/g' -e 's/\$jobs/.*/g' -e 's/\$job/.*/g'
-}
+queries() { scripts/dashboard-queries.sh | cut -f 2-; }
 
 dashboard() {
   render --set dashboard.enabled=true -s templates/dashboard.yaml >/dev/null || return 1
