@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test walkthrough simulation parity chart chart-server manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
+.PHONY: help run test walkthrough simulation parity chart chart-server wrong-input manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
 	cluster cluster-down cluster-smoke cluster-install cluster-prometheus cluster-versions e2e kind minikube
 
 help: ## List the targets
@@ -34,6 +34,10 @@ chart: ## Check chart, plain manifests, alerts and dashboard without a cluster (
 chart-server: ## Install the chart on a real API server, upgrade it, and compare its rights with the audit log (needs Go)
 	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && \
 		PARITY_AUTHORIZATION=RBAC PARITY_AUDIT=$$log sandbox/parity/run.sh tests/chart/server.sh
+
+wrong-input: ## Give docs/wrong-input.md to replicas on a real API server: the same table as in `make test` (needs Go)
+	@$(CARGO) test --all-features --test it --no-run
+	@PARITY_AUTHORIZATION=RBAC sandbox/parity/run.sh tests/wrong-input.sh
 
 manifests: ## Write deploy/ and the chart's README and definitions from what they are generated from
 	@scripts/manifests.sh

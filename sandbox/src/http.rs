@@ -128,12 +128,13 @@ async fn serve(inner: Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
     }
     let selected = Selector::parse(&sent.resource, &sent.options).ok();
     let selected = selected.as_ref().and_then(Selector::name).unwrap_or_default();
+    let name = if sent.path.name.is_empty() { selected } else { &sent.path.name };
     let struck = inner.faults.strike(&Target {
         client: &sent.client,
         verb: sent.verb,
         resource: &sent.resource.plural,
         subresource: &sent.path.subresource,
-        name: if sent.path.name.is_empty() { selected } else { &sent.path.name },
+        name,
         body: &sent.body,
     });
     for fault in &struck {
@@ -142,7 +143,7 @@ async fn serve(inner: Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
             Fault::HoldRequest(hold) => inner.faults.hold(hold).pass().await,
             Fault::DropRequest { hang } => return Ok(lost(*hang)),
             Fault::Refuse { code, retry_after } => {
-                return Err(Failure::refused(*code, *retry_after, Some(&sent.resource), sent.verb.as_str()));
+                return Err(Failure::refused(*code, *retry_after, || not_granted(&sent, name)));
             }
             _ => {}
         }
@@ -161,6 +162,15 @@ async fn serve(inner: Arc<Inner>, sent: Sent) -> Result<Response, Failure> {
         return Ok(lost(true));
     }
     Ok(response)
+}
+
+fn not_granted(sent: &Sent, name: &str) -> Failure {
+    let Sent { path, resource, verb, .. } = sent;
+    let named = match path.subresource.as_str() {
+        "" => resource.plural.clone(),
+        subresource => format!("{}/{subresource}", resource.plural),
+    };
+    Failure::not_granted(resource, *verb, &named, path.namespace.as_deref(), name)
 }
 
 /// Carries the verb out and puts the outcome into the form that the client accepts.

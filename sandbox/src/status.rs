@@ -5,7 +5,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{builtin, resource::Resource};
+use crate::{
+    builtin,
+    resource::{Resource, Verb},
+};
 
 /// One violated rule, one field.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,26 +207,39 @@ impl Failure {
         failure
     }
 
-    /// What a fault rule answers with: the reason and the message that go with `code`.
-    pub(crate) fn refused(code: u16, retry_after: Option<u32>, resource: Option<&Resource>, verb: &str) -> Self {
-        let mut failure = match (code, resource) {
-            (401, _) => Self::unauthorized(),
-            (403, Some(resource)) => {
-                let why = format!(
-                    "User \"sandbox\" cannot {verb} resource \"{}\" in API group \"{}\"",
-                    resource.plural, resource.group
-                );
-                Self::forbidden(resource, "", &why)
-            }
-            (403, None) => Self::new(403, "Forbidden", "forbidden"),
-            (404, _) => Self::no_such_path(),
-            (409, _) => Self::new(409, "Conflict", "Operation cannot be fulfilled: refused by a fault rule"),
-            (410, _) => Self::expired("The provided resource version is too old."),
-            (429, _) => Self::new(429, "TooManyRequests", "Too many requests, please try again later."),
-            (500, _) => Self::new(500, "InternalError", "Internal error occurred: refused by a fault rule"),
-            (503, _) => Self::new(503, "ServiceUnavailable", "the server is currently unable to handle the request"),
-            (504, _) => Self::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"),
-            (code, _) => Self::new(code, "", format!("refused by a fault rule with code {code}")),
+    /// A request that no role of the caller grants, in the words of the API server's authorization. `name` is that of the
+    /// object, or the one that the field selector of a list or watch names; `resource` is not qualified and may have a
+    /// subresource.
+    pub(crate) fn not_granted(
+        kind: &Resource,
+        verb: Verb,
+        resource: &str,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Self {
+        let place = namespace
+            .map_or_else(|| "at the cluster scope".to_owned(), |namespace| format!("in the namespace \"{namespace}\""));
+        let why = format!(
+            "User \"sandbox\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
+            verb.as_str(),
+            kind.group
+        );
+        Self::forbidden(kind, name, &why)
+    }
+
+    /// What a fault rule answers with: the reason and the message that go with `code`. A 403 is `not_granted`.
+    pub(crate) fn refused(code: u16, retry_after: Option<u32>, not_granted: impl FnOnce() -> Self) -> Self {
+        let mut failure = match code {
+            401 => Self::unauthorized(),
+            403 => not_granted(),
+            404 => Self::no_such_path(),
+            409 => Self::new(409, "Conflict", "Operation cannot be fulfilled: refused by a fault rule"),
+            410 => Self::expired("The provided resource version is too old."),
+            429 => Self::new(429, "TooManyRequests", "Too many requests, please try again later."),
+            500 => Self::new(500, "InternalError", "Internal error occurred: refused by a fault rule"),
+            503 => Self::new(503, "ServiceUnavailable", "the server is currently unable to handle the request"),
+            504 => Self::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"),
+            code => Self::new(code, "", format!("refused by a fault rule with code {code}")),
         };
         if let Some(seconds) = retry_after {
             failure.retry_after = Some(seconds);

@@ -1,8 +1,11 @@
 //! What a replica cannot do anything about: it says so in its log, waits, and goes on when it can.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, api::PostParams};
 use sandbox::{Fault, FaultRule, Sandbox, ServeOptions, new_token};
 use tenure::api::PeriodicJob;
@@ -11,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Differences,
+    real::{RealServer, account, forward},
     table::{RefusedBy, Row, rows},
 };
-use crate::support::process::{DEADLINE, Process, kubeconfig};
+use crate::support::process::{DEADLINE, Process, install, kubeconfig};
 
 /// A Lease that is missing, and might have been deleted, is waited for as long as it would have been valid.
 const SHORT_LEASE: [&str; 6] = [
@@ -25,9 +29,10 @@ const SHORT_LEASE: [&str; 6] = [
     "200ms",
 ];
 
-/// An API server at an address of its own, which can be stopped and started.
+/// An API server at an address of its own, which can be stopped and started: the sandbox, or a real one behind a forwarder.
 struct Server {
     sandbox: Sandbox,
+    real: Option<RealServer>,
     address: SocketAddr,
     token: String,
     serving: Option<(CancellationToken, JoinHandle<()>)>,
@@ -37,19 +42,38 @@ impl Server {
     async fn reserve() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        Self { sandbox: Sandbox::new(), address, token: new_token(), serving: None }
+        let real = RealServer::named_by_the_environment().await;
+        Self { sandbox: Sandbox::new(), real, address, token: new_token(), serving: None }
     }
 
     fn client(&self) -> Client {
-        Client::new(self.sandbox.service("test"), "default")
+        match &self.real {
+            Some(real) => real.client(),
+            None => Client::new(self.sandbox.service("test"), "default"),
+        }
+    }
+
+    async fn kubeconfig(&self, folder: &Path) -> PathBuf {
+        match &self.real {
+            Some(real) => {
+                let path = folder.join("kubeconfig");
+                real.write_kubeconfig(&path, self.address).await;
+                path
+            }
+            None => kubeconfig(folder, self.address, &self.token),
+        }
     }
 
     async fn start(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         let shutdown = CancellationToken::new();
-        let options = ServeOptions { listener, token: self.token.clone(), shutdown: shutdown.clone() };
-        let sandbox = self.sandbox.clone();
-        let serving = tokio::spawn(async move { sandbox.serve(options).await.unwrap() });
+        let serving = if let Some(real) = &self.real {
+            tokio::spawn(forward(listener, real.address(), shutdown.clone()))
+        } else {
+            let options = ServeOptions { listener, token: self.token.clone(), shutdown: shutdown.clone() };
+            let sandbox = self.sandbox.clone();
+            tokio::spawn(async move { sandbox.serve(options).await.unwrap() })
+        };
         self.serving = Some((shutdown, serving));
     }
 
@@ -60,15 +84,29 @@ impl Server {
     }
 
     async fn install_definitions(&self) {
-        let definitions: Api<CustomResourceDefinition> = Api::all(self.client());
-        for definition in tenure::api::crds().unwrap() {
-            definitions.create(&PostParams::default(), &definition).await.unwrap();
+        match &self.real {
+            Some(real) => real.install_definitions().await,
+            None => install(&self.client()).await,
         }
     }
 
-    fn refuse(&self, resource: &str) {
-        let fault = Fault::Refuse { code: 403, retry_after: None };
-        self.sandbox.faults().add(FaultRule::new(fault).resource(resource));
+    /// The account of the replica may do nothing with `resource`.
+    async fn refuse(&self, resource: &str) {
+        match &self.real {
+            Some(real) => real.grant(Some(resource)).await,
+            None => {
+                let fault = Fault::Refuse { code: 403, retry_after: None };
+                self.sandbox.faults().add(FaultRule::new(fault).resource(resource));
+            }
+        }
+    }
+
+    /// It may again.
+    async fn allow(&self) {
+        match &self.real {
+            Some(real) => real.grant(None).await,
+            None => self.sandbox.faults().clear(),
+        }
     }
 
     /// Waits until slots of a job that is created now are run.
@@ -92,14 +130,14 @@ impl Server {
 async fn play(row: &Row) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::reserve().await;
-    let path = kubeconfig(folder.path(), server.address, &server.token);
+    let path = server.kubeconfig(folder.path()).await;
     if row.input != "no definition" {
         server.install_definitions().await;
     }
     match row.input.as_str() {
         "unreachable at the start" => {}
         "403 on leases" | "403 on periodicjobs" => {
-            server.refuse(row.input.trim_start_matches("403 on "));
+            server.refuse(row.input.trim_start_matches("403 on ")).await;
             server.start().await;
         }
         "unreachable later" | "no definition" => server.start().await,
@@ -116,8 +154,8 @@ async fn play(row: &Row) -> String {
     let (words, _) = words.split_once(" lease=").unwrap_or((words, ""));
     let said = process.log_line(words);
     assert_eq!(crate::support::process::get(&admin, "/livez").0, 200, "a restart would repair nothing");
-    server.sandbox.faults().clear();
     match row.input.as_str() {
+        "403 on leases" | "403 on periodicjobs" => server.allow().await,
         "no definition" => server.install_definitions().await,
         "unreachable at the start" | "unreachable later" => server.start().await,
         _ => {}
@@ -132,6 +170,7 @@ async fn play(row: &Row) -> String {
 async fn what_a_replica_can_only_wait_for_is_said_once_as_the_table_says_and_then_jobs_run() {
     let mut differences = Differences::default();
     for row in rows(&[RefusedBy::Waits]) {
+        let row = Row { message: row.message.replace("<account>", &account()), ..row };
         let said = play(&row).await;
         // How a connection that was open breaks depends on what was under way.
         let known = row.message.strip_suffix("<cause>").filter(|known| said.len() > known.len());
