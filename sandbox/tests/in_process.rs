@@ -298,7 +298,7 @@ async fn a_refusal_is_a_status_with_its_retry_after() {
     sandbox.faults().add(FaultRule::new(Fault::Refuse { code: 403, retry_after: None }).resource("leases").times(1));
     let status = refusal(leases(&sandbox, "a").list(&kube::api::ListParams::default()).await);
     assert_eq!((status.code, status.reason.as_str()), (403, "Forbidden"));
-    let denied = r#"leases.coordination.k8s.io is forbidden: User "sandbox" cannot list resource "leases" in API group "coordination.k8s.io" in the namespace "a""#;
+    let denied = r#"leases.coordination.k8s.io is forbidden: User "sandbox" cannot list resource "leases" in API group "coordination.k8s.io" in the namespace "default""#;
     assert_eq!(status.message, denied);
 }
 
