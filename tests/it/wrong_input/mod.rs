@@ -107,8 +107,10 @@ async fn give_wrong_objects() {
     }
     differences.assert_none();
     let (status, slots) = world.healthy().await;
+    // In real time, a run on a busy machine may take longer than the interval; that is said of the next slot.
+    let busy = if real::is_named() { status.counts.overlap } else { 0 };
     assert_eq!(
-        (status.counts.slots(), status.counts.ran),
+        (status.counts.slots(), status.counts.ran + busy),
         (slots as u64, slots as u64),
         "a slot was lost: {status:#?}"
     );
