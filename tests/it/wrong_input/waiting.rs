@@ -92,12 +92,11 @@ impl Server {
 
     /// The account of the replica may do nothing with `resource`.
     async fn refuse(&self, resource: &str) {
-        match &self.real {
-            Some(real) => real.grant(Some(resource)).await,
-            None => {
-                let fault = Fault::Refuse { code: 403, retry_after: None };
-                self.sandbox.faults().add(FaultRule::new(fault).resource(resource));
-            }
+        if let Some(real) = &self.real {
+            real.grant(Some(resource)).await;
+        } else {
+            let fault = Fault::Refuse { code: 403, retry_after: None };
+            self.sandbox.faults().add(FaultRule::new(fault).resource(resource));
         }
     }
 

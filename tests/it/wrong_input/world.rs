@@ -316,17 +316,14 @@ async fn replica(lab: &Lab, real: Option<&Behind>, ledger: &Ledger) -> Replica {
     let flags = ["tenure", "--admin-address", "127.0.0.1:0", "--identity", REPLICA];
     let settings = CommandLine::parse_from(flags).settings;
     let freezer = Freezer::default();
-    let (clock, election_api, api): (SharedClock, _, _) = match real {
-        Some(real) => {
-            let (clock, config) = (SystemClock::shared(), real.server.config(real.forwarder).await);
-            let api = || ApiServer::from_config(config.clone(), clock.clone()).unwrap();
-            (clock.clone(), api(), api())
-        }
-        None => {
-            let clock: SharedClock = lab.machine_clock(Drift::NONE);
-            let api = || ApiServer::from_service(lab.sandbox.service(REPLICA), NAMESPACE, clock.clone());
-            (clock.clone(), api(), api())
-        }
+    let (clock, election_api, api): (SharedClock, _, _) = if let Some(real) = real {
+        let (clock, config) = (SystemClock::shared(), real.server.config(real.forwarder).await);
+        let api = || ApiServer::from_config(config.clone(), clock.clone()).unwrap();
+        (clock.clone(), api(), api())
+    } else {
+        let clock: SharedClock = lab.machine_clock(Drift::NONE);
+        let api = || ApiServer::from_service(lab.sandbox.service(REPLICA), NAMESPACE, clock.clone());
+        (clock.clone(), api(), api())
     };
     let ground = Ground {
         entropy: SeededEntropy::shared(lab.seed),
