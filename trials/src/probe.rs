@@ -2,7 +2,7 @@
 //!
 //! While it leads, a replica sends one UDP datagram per millisecond, `TOKEN IDENTITY SEQUENCE`, each after asking its guard.
 //! The receiver keeps the first and last of each token. All datagrams come through one socket, so they are read in the order
-//! in which they arrived: a receiver that is late can stretch a gap, but it cannot invent an overlap.
+//! in which they arrived: a receiver that is late can stretch a gap or shorten it, but it cannot invent an overlap.
 //!
 //! A datagram with a token lower than one already seen is kept on its own ([`Late`]): it is what an overlap is made of.
 

@@ -168,6 +168,10 @@ pub fn table(about: &About, rows: &[Row]) -> String {
             .to_owned(),
     );
     line("Hand-over: from the last sign of a leader that leaves in order to the first of its successor.".to_owned());
+    line(
+        "Signs are stamped as they are read: on a busy machine they wait for that, and a short gap shows shorter."
+            .to_owned(),
+    );
     text
 }
 
