@@ -113,3 +113,30 @@ exercise() {
   schedule "$jobs" worker '61 * * * *' >/dev/null
   must "$mode: an Event is counted" within 20 event_with_series "$jobs"
 }
+
+# a_template NAME NAMESPACE IMAGE: a job whose slots are Kubernetes Jobs, run once by its trigger; nothing of its history is
+# kept. Its container cannot reach an API server and waits for one, so that the Job goes on until its time is up.
+a_template() {
+  kubectl apply -f - <<YAML
+apiVersion: tenure.dev/v1alpha1
+kind: PeriodicJob
+metadata: {name: $1, namespace: $2, annotations: {tenure.dev/trigger: once}}
+spec:
+  schedule: "0 0 1 1 *"
+  successfulJobsHistoryLimit: 0
+  failedJobsHistoryLimit: 0
+  activeDeadlineSeconds: 30
+  jobTemplate:
+    spec:
+      backoffLimit: 0
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+            - {name: main, image: "$3", args: [run, --admin-address, 127.0.0.1:0], env: [{name: KUBERNETES_SERVICE_HOST, value: 192.0.2.1}]}
+YAML
+}
+
+# The Job of it.
+job_of() { kubectl -n "$2" get jobs -o jsonpath='{.items[?(@.metadata.ownerReferences[0].name=="'"$1"'")].metadata.name}' | grep .; }
+is_gone() { ! kubectl -n "$2" get job "$1"; }

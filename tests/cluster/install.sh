@@ -220,6 +220,43 @@ replaced() {
   must "$1: three pods Ready again" kubectl -n tenure-system rollout status deployment/tenure --timeout "${rollout_within}s"
 }
 
+# --- A Kubernetes Job per slot ---
+
+pod_of() { kubectl -n "$2" get pods -l "job-name=$1" -o jsonpath='{range .items[?(@.status.phase=="Running")]}{.metadata.uid}{end}' | grep .; }
+last_outcome() { kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?(@.type=="LastRunSucceeded")].reason}'; }
+last_outcome_is() { [[ $(last_outcome "$1" "$2") == "$3" ]]; }
+now_another() { [[ $(job_of "$1" "$2") != *"$3"* && -n $(job_of "$1" "$2") ]]; }
+
+# A Job goes on while leaders change, is followed by the next one, and removed when it has ended: its own time is up.
+job_through_a_change_of_leader() {
+  local mode=$1 jobs=$2 job pod
+  must "$mode: a job with a template" a_template report "$jobs" "$image:$(app_version)"
+  must "$mode: its Job is created" within 20 job_of report "$jobs"
+  job=$(job_of report "$jobs")
+  must "$mode: its pod runs" within 30 pod_of "$job" "$jobs"
+  pod=$(pod_of "$job" "$jobs")
+  replaced "$mode"
+  must "$mode: the pod has gone on through the change of leaders" test "$(pod_of "$job" "$jobs")" == "$pod"
+  must "$mode: the next leader records how it ended" within 60 last_outcome_is "$jobs" report TimedOut
+  must "$mode: an ended Job beyond the history is deleted" within 20 is_gone "$job" "$jobs"
+}
+
+# Under Replace, the Job of a newer slot comes when the one before is gone with its pods.
+job_replaced() {
+  local jobs=$1 first
+  kubectl -n "$jobs" patch pj report --type=merge -p '{"spec": {"schedule": null, "interval": "10s", "concurrencyPolicy": "Replace", "activeDeadlineSeconds": null}}' >/dev/null
+  must "Replace: a first Job" within 30 job_of report "$jobs"
+  first=$(job_of report "$jobs")
+  must "Replace: its pod runs" within 30 pod_of "$first" "$jobs"
+  must "Replace: another one takes its place" within 60 now_another report "$jobs" "$first"
+  must "Replace: the first one's pods are gone by then" test -z "$(kubectl -n "$jobs" get pods -l "job-name=$first" -o name)"
+  must "Replace: the run that gave way says so" last_outcome_is "$jobs" report Replaced
+  kubectl -n "$jobs" delete pj report >/dev/null
+  must "its Jobs go with it" within "$deleted_within" no_jobs "$jobs"
+}
+no_jobs() { [[ -z $(kubectl -n "$1" get jobs -l tenure.dev/run-id -o name)$(kubectl -n "$1" get pods -l batch.kubernetes.io/job-name -o name) ]]; }
+app_version() { sed -nE 's/^appVersion: (.*)$/\1/p' "$chart/Chart.yaml"; }
+
 # "pod verb count" of the requests for Leases from a time on, for as long as is given; a watch counts when it opens.
 lease_requests() {
   grep -F '"username":"system:serviceaccount:tenure-system:tenure"' "$audit" | grep -F '"resource":"leases"' | awk -v from="$1" -v until="$2" '
@@ -277,8 +314,10 @@ chart_as_readme_says() {
   part "rights"
   kubectl -n shop create secret generic target --from-literal=token=secret >/dev/null
   exercise "$mode" "$since" shop "$target/worker"
-  replaced "$mode"
+  job_through_a_change_of_leader "$mode" shop
   rights_are_used "$mode" "$since"
+  part "a Kubernetes Job per slot, replaced"
+  job_replaced shop
   part "uninstalled"
   must "$mode: helm uninstall" "$helm" uninstall tenure --namespace tenure-system
   must "$mode: its pods go" within "$deleted_within" no_pods tenure-system
@@ -359,7 +398,7 @@ rolled() {
 
 upgrade() {
   local version
-  version=$(sed -nE 's/^appVersion: (.*)$/\1/p' "$chart/Chart.yaml")
+  version=$(app_version)
   part "upgrade from an older chart, rollback, uninstall"
   must "a chart as it was before" older_chart
   must "the image under another tag" next_image
@@ -386,7 +425,7 @@ chart_for_one_namespace() {
   installed "$mode" shop
   must "$mode: the job of another namespace is left alone" untouched default heartbeat
   exercise "$mode" "$since" shop "$target/worker"
-  replaced "$mode"
+  job_through_a_change_of_leader "$mode" shop
   rights_are_used "$mode" "$since"
   must "$mode: the namespace goes with the release in it, and does not hang" kubectl delete namespace tenure-system --timeout "${deleted_within}s"
   must "$mode: the jobs are still there" kubectl -n shop get pj/heartbeat pj/worker
