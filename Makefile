@@ -5,7 +5,7 @@ ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
 .PHONY: help run test walkthrough simulation parity chart chart-server wrong-input manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
-	cluster cluster-down cluster-smoke cluster-install cluster-prometheus cluster-versions e2e kind minikube
+	cluster cluster-down cluster-smoke cluster-install cluster-prometheus cluster-versions e2e e2e-peers kind minikube
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ cluster-prometheus: ## Scrape the pods with a real Prometheus, see the alerts fi
 
 e2e: ## Strike pods, nodes and the control plane of a real cluster, judged from outside: the test cluster, or KUBECONFIG=...
 	@tests/cluster/e2e.sh
+
+e2e-peers: ## Strike Tenure and other electors by the same faults on the test cluster; Tenure and client-go on one Lease
+	@tests/cluster/peers.sh
 
 kind: ## Make a cluster with kind, load the image into it, and run the e2e suite there (needs Docker and kind)
 	@scripts/local-cluster.sh kind

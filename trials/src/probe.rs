@@ -77,13 +77,25 @@ pub struct Overlap {
     pub distance: SignedDuration,
 }
 
+/// What keeps the datagrams of a receiver.
+pub trait Datagrams: Default + Send + 'static {
+    /// Takes one.
+    fn take(&mut self, at: At, datagram: &[u8]);
+}
+
 /// A running receiver. Dropping it stops it.
 #[derive(Debug)]
-pub struct Probe {
+pub struct Probe<L = ProbeLog> {
     address: SocketAddr,
-    log: Arc<Mutex<ProbeLog>>,
+    log: Arc<Mutex<L>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Datagrams for ProbeLog {
+    fn take(&mut self, at: At, datagram: &[u8]) {
+        Self::take(self, at, datagram);
+    }
 }
 
 impl ProbeLog {
@@ -174,10 +186,22 @@ impl Probe {
 
     /// Starts a receiver at this address.
     pub fn start_at(address: SocketAddr) -> io::Result<Self> {
+        Self::receiving_at(address)
+    }
+
+    /// Everything seen so far.
+    pub fn log(&self) -> ProbeLog {
+        lock(&self.log).clone()
+    }
+}
+
+impl<L: Datagrams> Probe<L> {
+    /// Starts a receiver at this address, with a log of another kind.
+    pub fn receiving_at(address: SocketAddr) -> io::Result<Self> {
         let socket = UdpSocket::bind(address)?;
         socket.set_read_timeout(Some(STOP_CHECK))?;
         let address = socket.local_addr()?;
-        let (log, stop) = (Arc::<Mutex<ProbeLog>>::default(), Arc::<AtomicBool>::default());
+        let (log, stop) = (Arc::<Mutex<L>>::default(), Arc::<AtomicBool>::default());
         let thread = thread::Builder::new().name("probe".to_owned()).spawn({
             let (log, stop) = (log.clone(), stop.clone());
             move || receive(&socket, &log, &stop)
@@ -190,18 +214,13 @@ impl Probe {
         self.address
     }
 
-    /// Everything seen so far.
-    pub fn log(&self) -> ProbeLog {
-        lock(&self.log).clone()
-    }
-
     /// What `look` finds in the log, without a copy of it.
-    pub fn with_log<T>(&self, look: impl FnOnce(&ProbeLog) -> T) -> T {
+    pub fn with_log<T>(&self, look: impl FnOnce(&L) -> T) -> T {
         look(&lock(&self.log))
     }
 }
 
-impl Drop for Probe {
+impl<L> Drop for Probe<L> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take()
@@ -212,7 +231,7 @@ impl Drop for Probe {
     }
 }
 
-fn receive(socket: &UdpSocket, log: &Mutex<ProbeLog>, stop: &AtomicBool) {
+fn receive(socket: &UdpSocket, log: &Mutex<impl Datagrams>, stop: &AtomicBool) {
     let mut datagram = [0_u8; 512];
     while !stop.load(Ordering::Relaxed) {
         // A timeout is how the loop gets to look at `stop`; no other error of a loopback socket concerns the next datagram.
@@ -223,7 +242,8 @@ fn receive(socket: &UdpSocket, log: &Mutex<ProbeLog>, stop: &AtomicBool) {
     }
 }
 
-fn parse(datagram: &[u8]) -> Option<(u64, &str, u64)> {
+/// The token, the identity and the sequence number of a datagram.
+pub(crate) fn parse(datagram: &[u8]) -> Option<(u64, &str, u64)> {
     let mut words = std::str::from_utf8(datagram).ok()?.split_ascii_whitespace();
     let parsed = (words.next()?.parse().ok()?, words.next()?, words.next()?.parse().ok()?);
     words.next().is_none().then_some(parsed)

@@ -35,3 +35,7 @@ set_module kubernetes k8s.io/kubernetes <<<"$replaced"
 set_module etcd go.etcd.io/etcd/server/v3 </dev/null
 set_module containerd github.com/containerd/containerd/v2 </dev/null
 set_module coredns github.com/coredns/coredns </dev/null
+
+# The contender on client-go goes with the cluster.
+client=v0.$(sed -n 's/^kubernetes 1\.//p' versions)
+(cd ../../peers/client-go && go get "k8s.io/client-go@$client" "k8s.io/apimachinery@$client" && go mod tidy)

@@ -311,7 +311,7 @@ impl<T, F: Future<Output = Result<T, kube::Error>>> AwaitWithin<T> for F {
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
     pod.metadata.deletion_timestamp.is_none() && ready.any(|condition| condition.status == "True")

@@ -1,0 +1,185 @@
+//! One trial: every contender is calm, all are struck at once, and each is calm again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::future::{join_all, try_join_all};
+use jiff::SignedDuration;
+
+use super::{Fault, Fleet, NAMESPACE, PeersError, fleet::Leader};
+use crate::{clock::At, journal::Journal, pods::Hands};
+
+/// How long a successor is waited for: the longest that any of them was seen to take is 24 s.
+const SUCCESSOR_LIMIT: Duration = Duration::from_secs(35);
+/// After its Lease is gone a leader may go on, so that there is no successor to wait for; one that waits takes a lease
+/// duration, and Tenure its grace for other makes besides.
+const LEASE_DELETED_FOR: Duration = Duration::from_secs(22);
+/// How long a container and the API server are frozen.
+const FROZEN_FOR: Duration = Duration::from_secs(20);
+/// A leader that was cut off and replaced stays cut off for this long: it has to have left by itself.
+const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
+/// So long after a fault it may still come to light who leads: the longest pause between two looks at the Lease is 5 s.
+const AFTERMATH: Duration = Duration::from_secs(7);
+/// Who is not calm by itself after this long is started anew.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same after a node has died: it has to boot.
+const PATIENCE_WITH_A_NODE: Duration = Duration::from_secs(90);
+/// How often leaders are moved to gather them on one node. Each has two pods, so it takes one time.
+const GATHER_TRIES: usize = 4;
+
+/// What was seen of one contender in one trial.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// Last tick of the leader that was struck minus first tick of its successor, if there was one.
+    pub(super) overlap: Option<SignedDuration>,
+    /// Whether it stopped only when its node was healed.
+    pub(super) until_healed: bool,
+    /// From the fault to the successor's first tick.
+    pub(super) take_over: Option<Duration>,
+    /// Whether it had to be started anew to lead again.
+    pub(super) anew: bool,
+    /// Whether the leader that was struck stayed the leader.
+    pub(super) stayed: bool,
+}
+
+/// A blow: when, and when its victim thawed.
+#[derive(Debug, Clone, Copy)]
+struct Blow {
+    struck: At,
+    thawed: Option<At>,
+}
+
+/// The hands and the log of a trial.
+#[derive(Debug)]
+pub(super) struct Striker {
+    pub(super) hands: Hands,
+    pub(super) journal: Journal,
+}
+
+impl Striker {
+    /// One trial.
+    pub(super) async fn trial(&self, fault: Fault, number: u32, fleets: &[Fleet]) -> Result<Vec<Seen>, PeersError> {
+        let leaders = self.calm(fleets).await?;
+        let leaders = if fault.strikes_a_node() { self.gather(fleets, leaders).await? } else { leaders };
+        for (fleet, leader) in fleets.iter().zip(&leaders) {
+            self.note(fleet, &format!("{fault} {number}: {leader:?}"));
+        }
+        let blows = match fault {
+            Fault::NodeCutOff | Fault::NodeDead => self.strike_node(fault, fleets, &leaders).await?,
+            Fault::ApiServerPaused => self.pause_apiserver(fleets.len()).await?,
+            _ => {
+                try_join_all(fleets.iter().zip(&leaders).map(|(fleet, leader)| self.strike_one(fault, fleet, leader)))
+                    .await?
+            }
+        };
+        let healed = At::now();
+        tokio::time::sleep(AFTERMATH).await;
+        let patience = if fault == Fault::NodeDead { PATIENCE_WITH_A_NODE } else { PATIENCE };
+        let calm = try_join_all(fleets.iter().map(|fleet| fleet.calm_or_anew(patience))).await?;
+        let seen = fleets.iter().zip(leaders).zip(blows).zip(calm).map(|(((fleet, leader), blow), (_, anew))| {
+            let mut seen = Seen { anew, ..look(fleet, &leader, blow, healed) };
+            seen.until_healed &= fault == Fault::NodeCutOff;
+            self.note(fleet, &format!("{fault} {number}: {seen:?}"));
+            seen
+        });
+        Ok(seen.collect())
+    }
+
+    async fn calm(&self, fleets: &[Fleet]) -> Result<Vec<Leader>, PeersError> {
+        let calm = try_join_all(fleets.iter().map(|fleet| fleet.calm_or_anew(PATIENCE_WITH_A_NODE))).await?;
+        Ok(calm.into_iter().map(|(leader, _)| leader).collect())
+    }
+
+    /// Brings all leaders to the node on which most are: the pod of one that is elsewhere is deleted.
+    async fn gather(&self, fleets: &[Fleet], mut leaders: Vec<Leader>) -> Result<Vec<Leader>, PeersError> {
+        for _ in 0..GATHER_TRIES {
+            let node = most_common(&leaders);
+            let elsewhere = |leader: &Leader| leader.node != node;
+            if !leaders.iter().any(elsewhere) {
+                break;
+            }
+            for (fleet, leader) in fleets.iter().zip(&leaders).filter(|(_, leader)| elsewhere(leader)) {
+                self.note(fleet, &format!("to be moved to {node}: {}", leader.pod));
+                fleet.delete_pod(&leader.pod).await?;
+            }
+            leaders = self.calm(fleets).await?;
+        }
+        Ok(leaders)
+    }
+
+    /// A fault that strikes one contender.
+    async fn strike_one(&self, fault: Fault, fleet: &Fleet, leader: &Leader) -> Result<Blow, PeersError> {
+        let struck = At::now();
+        let mut thawed = None;
+        match fault {
+            Fault::PodDeleted => {
+                fleet.delete_pod(&leader.pod).await?;
+                fleet.successor(struck, SUCCESSOR_LIMIT).await;
+            }
+            Fault::ContainerKilled => {
+                self.hands.run("kill-container", &[NAMESPACE, &leader.pod]).await?;
+                fleet.successor(struck, SUCCESSOR_LIMIT).await;
+            }
+            Fault::PodFrozen => {
+                self.hands.run("freeze-pod", &[NAMESPACE, &leader.pod]).await?;
+                tokio::time::sleep(FROZEN_FOR.saturating_sub(At::now().since(struck))).await;
+                thawed = Some(At::now());
+                self.hands.run("thaw-pod", &[NAMESPACE, &leader.pod]).await?;
+            }
+            _ => {
+                fleet.delete_lease().await?;
+                fleet.successor(struck, LEASE_DELETED_FOR).await;
+            }
+        }
+        Ok(Blow { struck, thawed })
+    }
+
+    async fn strike_node(&self, fault: Fault, fleets: &[Fleet], leaders: &[Leader]) -> Result<Vec<Blow>, PeersError> {
+        let (harm, heal) =
+            if fault == Fault::NodeDead { ("kill-node", "revive-node") } else { ("cut-node", "heal-node") };
+        let node = most_common(leaders);
+        let struck = At::now();
+        self.hands.run(harm, &[&node]).await?;
+        join_all(fleets.iter().map(|fleet| fleet.successor(struck, SUCCESSOR_LIMIT))).await;
+        if fault == Fault::NodeCutOff {
+            tokio::time::sleep(CUT_OFF_BEYOND).await;
+        }
+        self.hands.run(heal, &[&node]).await?;
+        Ok(vec![Blow { struck, thawed: None }; fleets.len()])
+    }
+
+    async fn pause_apiserver(&self, fleets: usize) -> Result<Vec<Blow>, PeersError> {
+        let struck = At::now();
+        self.hands.run("pause-apiserver", &[]).await?;
+        tokio::time::sleep(FROZEN_FOR).await;
+        self.hands.run("resume-apiserver", &[]).await?;
+        Ok(vec![Blow { struck, thawed: None }; fleets])
+    }
+
+    fn note(&self, fleet: &Fleet, what: &str) {
+        self.journal.note(At::now(), &format!("{}: {what}", fleet.contender.name));
+    }
+}
+
+/// What the probe saw of a leader that was struck, and of the first who led after it.
+fn look(fleet: &Fleet, leader: &Leader, blow: Blow, healed: At) -> Seen {
+    fleet.probe.with_log(|ticks| {
+        let Some(successor) = ticks.first_since(blow.struck) else {
+            return Seen { stayed: true, ..Seen::default() };
+        };
+        let struck = ticks.now(&leader.stint).unwrap_or(&leader.stint);
+        Seen {
+            overlap: Some(struck.overlap(successor, blow.thawed)),
+            until_healed: struck.last >= healed && successor.first < healed,
+            take_over: Some(successor.first.since(blow.struck)),
+            ..Seen::default()
+        }
+    })
+}
+
+fn most_common(leaders: &[Leader]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for leader in leaders {
+        *counts.entry(&leader.node).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node.to_owned()).unwrap_or_default()
+}
