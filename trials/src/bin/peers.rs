@@ -17,6 +17,8 @@ use trials::{
 
 /// Strike Tenure and its peers by the same faults, and let Tenure and client-go hand one Lease to each other.
 #[derive(Debug, Parser)]
+// What the script gives comes first, what a person adds to it wins.
+#[command(args_override_self = true)]
 struct Arguments {
     /// The address at which pods reach this program.
     #[arg(long)]

@@ -19,6 +19,8 @@ const FROZEN_FOR: Duration = Duration::from_secs(20);
 const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
 /// So long after a fault it may still come to light who leads: the longest pause between two looks at the Lease is 5 s.
 const AFTERMATH: Duration = Duration::from_secs(7);
+/// How long a datagram may be on its way.
+const ON_THE_WAY: Duration = Duration::from_millis(20);
 /// Who is not calm by itself after this long is started anew.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same after a node has died: it has to boot.
@@ -41,10 +43,13 @@ pub(super) struct Seen {
     pub(super) stayed: bool,
 }
 
-/// A blow: when, and when its victim thawed.
+/// A blow: when the harness began to strike, and what came of it.
 #[derive(Debug, Clone, Copy)]
 struct Blow {
     struck: At,
+    /// When it fell, where that can be seen: the victim's last tick. The helpers need a second or more until they strike.
+    fell: Option<At>,
+    /// When the victim thawed.
     thawed: Option<At>,
 }
 
@@ -109,7 +114,7 @@ impl Striker {
     /// A fault that strikes one contender.
     async fn strike_one(&self, fault: Fault, fleet: &Fleet, leader: &Leader) -> Result<Blow, PeersError> {
         let struck = At::now();
-        let mut thawed = None;
+        let (mut fell, mut thawed) = (None, None);
         match fault {
             Fault::PodDeleted => {
                 fleet.delete_pod(&leader.pod).await?;
@@ -117,11 +122,14 @@ impl Striker {
             }
             Fault::ContainerKilled => {
                 self.hands.run("kill-container", &[NAMESPACE, &leader.pod]).await?;
+                fell = Some(last_tick(fleet, leader).await);
                 fleet.successor(struck, SUCCESSOR_LIMIT).await;
             }
             Fault::PodFrozen => {
                 self.hands.run("freeze-pod", &[NAMESPACE, &leader.pod]).await?;
-                tokio::time::sleep(FROZEN_FOR.saturating_sub(At::now().since(struck))).await;
+                let frozen = last_tick(fleet, leader).await;
+                fell = Some(frozen);
+                tokio::time::sleep(FROZEN_FOR.saturating_sub(At::now().since(frozen))).await;
                 thawed = Some(At::now());
                 self.hands.run("thaw-pod", &[NAMESPACE, &leader.pod]).await?;
             }
@@ -130,7 +138,7 @@ impl Striker {
                 fleet.successor(struck, LEASE_DELETED_FOR).await;
             }
         }
-        Ok(Blow { struck, thawed })
+        Ok(Blow { struck, fell, thawed })
     }
 
     async fn strike_node(&self, fault: Fault, fleets: &[Fleet], leaders: &[Leader]) -> Result<Vec<Blow>, PeersError> {
@@ -139,12 +147,17 @@ impl Striker {
         let node = most_common(leaders);
         let struck = At::now();
         self.hands.run(harm, &[&node]).await?;
+        let mut blows = vec![Blow { struck, fell: None, thawed: None }; fleets.len()];
+        if fault == Fault::NodeDead {
+            let fell = join_all(fleets.iter().zip(leaders).map(|(fleet, leader)| last_tick(fleet, leader))).await;
+            blows.iter_mut().zip(fell).for_each(|(blow, fell)| blow.fell = Some(fell));
+        }
         join_all(fleets.iter().map(|fleet| fleet.successor(struck, SUCCESSOR_LIMIT))).await;
         if fault == Fault::NodeCutOff {
             tokio::time::sleep(CUT_OFF_BEYOND).await;
         }
         self.hands.run(heal, &[&node]).await?;
-        Ok(vec![Blow { struck, thawed: None }; fleets.len()])
+        Ok(blows)
     }
 
     async fn pause_apiserver(&self, fleets: usize) -> Result<Vec<Blow>, PeersError> {
@@ -152,12 +165,18 @@ impl Striker {
         self.hands.run("pause-apiserver", &[]).await?;
         tokio::time::sleep(FROZEN_FOR).await;
         self.hands.run("resume-apiserver", &[]).await?;
-        Ok(vec![Blow { struck, thawed: None }; fleets])
+        Ok(vec![Blow { struck, fell: None, thawed: None }; fleets])
     }
 
     fn note(&self, fleet: &Fleet, what: &str) {
         self.journal.note(At::now(), &format!("{}: {what}", fleet.contender.name));
     }
+}
+
+/// The last tick of a leader that has just been stopped.
+async fn last_tick(fleet: &Fleet, leader: &Leader) -> At {
+    tokio::time::sleep(ON_THE_WAY).await;
+    fleet.probe.with_log(|ticks| ticks.now(&leader.stint).unwrap_or(&leader.stint).last)
 }
 
 /// What the probe saw of a leader that was struck, and of the first who led after it.
@@ -170,7 +189,7 @@ fn look(fleet: &Fleet, leader: &Leader, blow: Blow, healed: At) -> Seen {
         Seen {
             overlap: Some(struck.overlap(successor, blow.thawed)),
             until_healed: struck.last >= healed && successor.first < healed,
-            take_over: Some(successor.first.since(blow.struck)),
+            take_over: Some(successor.first.since(blow.fell.unwrap_or(blow.struck))),
             ..Seen::default()
         }
     })
