@@ -79,14 +79,15 @@ impl Fleet {
         Ok(Self { contender, probe, pods, leases: Api::namespaced(client.clone(), NAMESPACE) })
     }
 
-    /// Waits until it is calm. One that is not within `patience` is started anew, which is said by the second part.
-    pub(super) async fn calm_or_anew(&self, patience: Duration) -> Result<(Leader, bool), PeersError> {
+    /// Waits until it is calm. One that is not within `patience` is started anew: the second part says when.
+    pub(super) async fn calm_or_anew(&self, patience: Duration) -> Result<(Leader, Option<At>), PeersError> {
         if let Ok(leader) = self.calm(patience).await {
-            return Ok((leader, false));
+            return Ok((leader, None));
         }
+        let anew = At::now();
         self.delete_pods(|_| true).await?;
         let calm = self.calm(CALM_LIMIT).await.map_err(|source| self.overdue(source))?;
-        Ok((calm, true))
+        Ok((calm, Some(anew)))
     }
 
     /// Waits until every pod runs and is fresh, exactly one works, and the Lease has a holder.

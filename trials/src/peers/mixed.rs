@@ -62,7 +62,7 @@ struct HandOver {
 #[derive(Debug)]
 pub struct HandOvers {
     pair: Pair,
-    hand_overs: Vec<HandOver>,
+    all: Vec<HandOver>,
     lost: u64,
 }
 
@@ -105,7 +105,7 @@ pub async fn run(
     let ticks = mixed.probe.with_log(Clone::clone);
     write_lines(&directory.join(format!("terms-{}.jsonl", pair.ours)), ticks.stints())
         .map_err(io("writing the terms"))?;
-    Ok(HandOvers { pair, hand_overs, lost: ticks.lost() })
+    Ok(HandOvers { pair, all: hand_overs, lost: ticks.lost() })
 }
 
 impl Mixed {
@@ -188,7 +188,7 @@ impl HandOvers {
             "hand-over s, least / p50 / max"
         );
         for (name, from_ours) in [("Tenure to client-go", true), ("client-go to Tenure", false)] {
-            let those = || self.hand_overs.iter().filter(move |hand_over| hand_over.from_ours == from_ours);
+            let those = || self.all.iter().filter(move |hand_over| hand_over.from_ours == from_ours);
             let row =
                 |figures: Option<[String; 3]>| figures.map_or_else(|| "none".to_owned(), |figures| figures.join(" / "));
             let overlap = row(spread(those().map(|hand_over| hand_over.overlap)).map(|figures| figures.map(millis)));
@@ -203,7 +203,7 @@ impl HandOvers {
 
     /// What Tenure promises and did not keep, one sentence each.
     pub fn failures(&self) -> Vec<String> {
-        let overlapping = self.hand_overs.iter().filter(|hand_over| hand_over.overlap > SignedDuration::ZERO);
+        let overlapping = self.all.iter().filter(|hand_over| hand_over.overlap > SignedDuration::ZERO);
         let sentence = |hand_over: &HandOver| {
             let direction = if hand_over.from_ours { "from Tenure to client-go" } else { "from client-go to Tenure" };
             format!("mixed fleet, {}: both worked for {} ms, {direction}", self.pair.about, millis(hand_over.overlap))
@@ -223,8 +223,7 @@ mod tests {
             overlap: SignedDuration::from_millis(millis),
             took: Duration::from_secs(2),
         };
-        let hand_overs =
-            |hand_overs: &[HandOver]| HandOvers { pair: Pair::ALL[0], hand_overs: hand_overs.to_vec(), lost: 0 };
+        let hand_overs = |hand_overs: &[HandOver]| HandOvers { pair: Pair::ALL[0], all: hand_overs.to_vec(), lost: 0 };
         assert_eq!(hand_overs(&[hand_over(true, -1), hand_over(false, -5_000)]).failures(), Vec::<String>::new());
         let broken = hand_overs(&[hand_over(true, 1), hand_over(false, 2)]);
         assert_eq!(broken.failures().len(), 2);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::{join_all, try_join_all};
 use jiff::SignedDuration;
 
-use super::{Fault, Fleet, NAMESPACE, PeersError, fleet::Leader};
+use super::{Fault, Fleet, NAMESPACE, PeersError, Stint, fleet::Leader};
 use crate::{clock::At, journal::Journal, pods::Hands};
 
 /// How long a successor is waited for: the longest that any of them was seen to take is 24 s.
@@ -25,7 +25,8 @@ const ON_THE_WAY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same after a node has died: it has to boot.
 const PATIENCE_WITH_A_NODE: Duration = Duration::from_secs(90);
-/// How often leaders are moved to gather them on one node. Each has two pods, so it takes one time.
+/// How often leaders are moved to gather them on one node. One whose pod is deleted may lead again from the same node, so
+/// after the first time the others follow it.
 const GATHER_TRIES: usize = 4;
 
 /// What was seen of one contender in one trial.
@@ -61,16 +62,21 @@ pub(super) struct Striker {
 }
 
 impl Striker {
-    /// One trial.
-    pub(super) async fn trial(&self, fault: Fault, number: u32, fleets: &[Fleet]) -> Result<Vec<Seen>, PeersError> {
-        let leaders = self.calm(fleets).await?;
-        let leaders = if fault.strikes_a_node() { self.gather(fleets, leaders).await? } else { leaders };
+    /// One trial: what was seen of each that was struck.
+    pub(super) async fn trial(
+        &self,
+        fault: Fault,
+        number: u32,
+        fleets: &[Fleet],
+    ) -> Result<Vec<Option<Seen>>, PeersError> {
+        let mut leaders = self.calm(fleets).await?;
+        let node = if fault.strikes_a_node() { Some(self.gather(fleets, &mut leaders).await?) } else { None };
         for (fleet, leader) in fleets.iter().zip(&leaders) {
             self.note(fleet, &format!("{fault} {number}: {leader:?}"));
         }
         let blows = match fault {
-            Fault::NodeCutOff | Fault::NodeDead => self.strike_node(fault, fleets, &leaders).await?,
             Fault::ApiServerPaused => self.pause_apiserver(fleets.len()).await?,
+            _ if let Some(node) = &node => self.strike_node(fault, node, fleets, &leaders).await?,
             _ => {
                 try_join_all(fleets.iter().zip(&leaders).map(|(fleet, leader)| self.strike_one(fault, fleet, leader)))
                     .await?
@@ -81,10 +87,10 @@ impl Striker {
         let patience = if fault == Fault::NodeDead { PATIENCE_WITH_A_NODE } else { PATIENCE };
         let calm = try_join_all(fleets.iter().map(|fleet| fleet.calm_or_anew(patience))).await?;
         let seen = fleets.iter().zip(leaders).zip(blows).zip(calm).map(|(((fleet, leader), blow), (_, anew))| {
-            let mut seen = Seen { anew, ..look(fleet, &leader, blow, healed) };
+            let mut seen = look(fleet, &leader, blow, healed, anew);
             seen.until_healed &= fault == Fault::NodeCutOff;
             self.note(fleet, &format!("{fault} {number}: {seen:?}"));
-            seen
+            node.as_ref().is_none_or(|node| leader.node == *node).then_some(seen)
         });
         Ok(seen.collect())
     }
@@ -94,21 +100,28 @@ impl Striker {
         Ok(calm.into_iter().map(|(leader, _)| leader).collect())
     }
 
-    /// Brings all leaders to the node on which most are: the pod of one that is elsewhere is deleted.
-    async fn gather(&self, fleets: &[Fleet], mut leaders: Vec<Leader>) -> Result<Vec<Leader>, PeersError> {
+    /// Brings all leaders to one node, at first to that on which most are: the pod of one that is elsewhere is deleted.
+    async fn gather(&self, fleets: &[Fleet], leaders: &mut Vec<Leader>) -> Result<String, PeersError> {
+        let mut node = most_common(leaders);
         for _ in 0..GATHER_TRIES {
-            let node = most_common(&leaders);
-            let elsewhere = |leader: &Leader| leader.node != node;
-            if !leaders.iter().any(elsewhere) {
+            let mut moved = Vec::new();
+            for (index, (fleet, leader)) in fleets.iter().zip(&*leaders).enumerate() {
+                if leader.node != node {
+                    self.note(fleet, &format!("to be moved to {node}: {}", leader.pod));
+                    fleet.delete_pod(&leader.pod).await?;
+                    moved.push(index);
+                }
+            }
+            if moved.is_empty() {
                 break;
             }
-            for (fleet, leader) in fleets.iter().zip(&leaders).filter(|(_, leader)| elsewhere(leader)) {
-                self.note(fleet, &format!("to be moved to {node}: {}", leader.pod));
-                fleet.delete_pod(&leader.pod).await?;
+            *leaders = self.calm(fleets).await?;
+            let stubborn = moved.into_iter().map(|index| &leaders[index]).find(|leader| leader.node != node);
+            if let Some(stubborn) = stubborn {
+                node.clone_from(&stubborn.node);
             }
-            leaders = self.calm(fleets).await?;
         }
-        Ok(leaders)
+        Ok(node)
     }
 
     /// A fault that strikes one contender.
@@ -141,22 +154,28 @@ impl Striker {
         Ok(Blow { struck, fell, thawed })
     }
 
-    async fn strike_node(&self, fault: Fault, fleets: &[Fleet], leaders: &[Leader]) -> Result<Vec<Blow>, PeersError> {
+    async fn strike_node(
+        &self,
+        fault: Fault,
+        node: &str,
+        fleets: &[Fleet],
+        leaders: &[Leader],
+    ) -> Result<Vec<Blow>, PeersError> {
         let (harm, heal) =
             if fault == Fault::NodeDead { ("kill-node", "revive-node") } else { ("cut-node", "heal-node") };
-        let node = most_common(leaders);
         let struck = At::now();
-        self.hands.run(harm, &[&node]).await?;
+        self.hands.run(harm, &[node]).await?;
         let mut blows = vec![Blow { struck, fell: None, thawed: None }; fleets.len()];
         if fault == Fault::NodeDead {
             let fell = join_all(fleets.iter().zip(leaders).map(|(fleet, leader)| last_tick(fleet, leader))).await;
             blows.iter_mut().zip(fell).for_each(|(blow, fell)| blow.fell = Some(fell));
         }
-        join_all(fleets.iter().map(|fleet| fleet.successor(struck, SUCCESSOR_LIMIT))).await;
+        let on_it = fleets.iter().zip(leaders).filter(|(_, leader)| leader.node == node);
+        join_all(on_it.map(|(fleet, _)| fleet.successor(struck, SUCCESSOR_LIMIT))).await;
         if fault == Fault::NodeCutOff {
             tokio::time::sleep(CUT_OFF_BEYOND).await;
         }
-        self.hands.run(heal, &[&node]).await?;
+        self.hands.run(heal, &[node]).await?;
         Ok(blows)
     }
 
@@ -180,17 +199,19 @@ async fn last_tick(fleet: &Fleet, leader: &Leader) -> At {
 }
 
 /// What the probe saw of a leader that was struck, and of the first who led after it.
-fn look(fleet: &Fleet, leader: &Leader, blow: Blow, healed: At) -> Seen {
+fn look(fleet: &Fleet, leader: &Leader, blow: Blow, healed: At, anew: Option<At>) -> Seen {
     fleet.probe.with_log(|ticks| {
-        let Some(successor) = ticks.first_since(blow.struck) else {
-            return Seen { stayed: true, ..Seen::default() };
+        let by_itself = |successor: &&Stint| anew.is_none_or(|anew| successor.first < anew);
+        let Some(successor) = ticks.first_since(blow.struck).filter(by_itself) else {
+            return Seen { stayed: true, anew: anew.is_some(), ..Seen::default() };
         };
         let struck = ticks.now(&leader.stint).unwrap_or(&leader.stint);
         Seen {
             overlap: Some(struck.overlap(successor, blow.thawed)),
             until_healed: struck.last >= healed && successor.first < healed,
             take_over: Some(successor.first.since(blow.fell.unwrap_or(blow.struck))),
-            ..Seen::default()
+            anew: anew.is_some(),
+            stayed: false,
         }
     })
 }

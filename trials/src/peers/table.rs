@@ -44,7 +44,7 @@ impl Table {
         for number in 1..=trials {
             let seen = self.striker.trial(fault, number, &self.fleets).await?;
             for (row, seen) in rows.iter_mut().zip(seen) {
-                row.1.push(seen);
+                row.1.extend(seen);
             }
         }
         Ok(Family { fault, rows })
