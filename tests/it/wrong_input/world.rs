@@ -253,7 +253,9 @@ impl World {
     pub async fn healthy_goes_on(&self) {
         let runs = || self.ledger.lines_of(&format!("{NAMESPACE}/{HEALTHY}")).len();
         let before = runs();
-        self.lab.wait_for("two runs of the healthy job", Duration::from_secs(5), || runs() >= before + 2).await;
+        // In real time a busy machine has a say in it.
+        let patience = if self.real.is_some() { SOON } else { Duration::from_secs(5) };
+        self.lab.wait_for("two runs of the healthy job", patience, || runs() >= before + 2).await;
     }
 
     /// The API server is gone for a while.
