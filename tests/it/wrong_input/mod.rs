@@ -107,13 +107,11 @@ async fn give_wrong_objects() {
     }
     differences.assert_none();
     let (status, slots) = world.healthy().await;
-    // In real time, a run on a busy machine may take longer than the interval; that is said of the next slot.
-    let busy = if real::is_named() { status.counts.overlap } else { 0 };
-    assert_eq!(
-        (status.counts.slots(), status.counts.ran + busy),
-        (slots as u64, slots as u64),
-        "a slot was lost: {status:#?}"
-    );
+    let counts = &status.counts;
+    assert_eq!(counts.slots(), slots as u64, "a slot was lost: {status:#?}");
+    // In real time, a run on a busy machine may take longer than the interval, and what becomes of the next slot is said.
+    let busy = if real::is_named() { counts.overlap + counts.coalesced + counts.late } else { 0 };
+    assert_eq!(counts.ran + busy, slots as u64, "a slot did not run: {status:#?}");
     assert_eq!(status.consecutive_failures, 0);
 }
 
