@@ -8,7 +8,7 @@ use kube::{
     api::{ApiResource, DynamicObject, PostParams},
 };
 use rustix::process::Signal;
-use sandbox::{Sandbox, ServeOptions, new_token};
+use sandbox::{Fault, FaultRule, Sandbox, ServeOptions, new_token};
 use serde_json::json;
 use tenure::api::{Outcome, PeriodicJob, PeriodicJobStatus};
 use tokio::{
@@ -22,6 +22,7 @@ use crate::support::process::{Process, get, install, kubeconfig};
 
 /// A replica that leads, one job whose run is going on, and the target that lets it end.
 struct Scene {
+    sandbox: Sandbox,
     process: Process,
     admin: String,
     client: Client,
@@ -57,7 +58,7 @@ impl Scene {
         ]);
         let admin = process.admin_address();
         tokio::time::timeout(PATIENCE, requests.recv()).await.expect("the job runs").expect("the target lives");
-        Self { process, admin, client, answer, _end: end.drop_guard(), _folder: folder }
+        Self { sandbox, process, admin, client, answer, _end: end.drop_guard(), _folder: folder }
     }
 
     async fn status(&self) -> PeriodicJobStatus {
@@ -146,4 +147,17 @@ async fn a_second_request_to_stop_ends_the_process_at_once() {
     scene.process.log_line("error: asked to stop a second time");
     assert_eq!(scene.process.wait().code(), Some(1));
     assert!(scene.holder().await.is_some(), "what was going on was not waited for, and yet the Lease was given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_forbidden_is_given_up_long_before_the_grace_period_ends() {
+    let mut scene = Scene::set("60s").await;
+    scene.answer.send_replace(true);
+    let forbidden = Fault::Refuse { code: 403, retry_after: None };
+    let rule = scene.sandbox.faults().add(FaultRule::new(forbidden).resource("leases"));
+    scene.process.signal(Signal::TERM);
+    scene.process.log_line("Stopped, but the API server has not confirmed the release");
+    scene.process.wait();
+    scene.sandbox.faults().remove(rule);
+    assert!(scene.holder().await.is_some(), "a forbidden write was stored");
 }

@@ -27,7 +27,7 @@ use crate::{
     explain::explain_answer,
 };
 
-/// The release has at least this long to be settled after the work has ended.
+/// The release has at least this long to be settled after the work has ended, or after it was forbidden.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 /// The loop takes a turn at least this often, so that a stuck one can be told from an idle one.
@@ -57,7 +57,7 @@ pub(super) struct Loop {
 
 /// What one of the loop's own futures brings.
 pub(super) enum News {
-    Answer { event: Box<Event>, took: Duration, error: Option<String> },
+    Answer { event: Box<Event>, took: Duration, error: Option<Failure> },
     OfficeEnded(Arc<Office>),
     WorkEnded,
     Drained(Arc<Office>),
@@ -106,7 +106,16 @@ impl Loop {
                 () = self.clock.sleep_until(wake) => Turn::Tick,
             };
             let event = match turn {
-                Turn::News(news) => self.hear(news),
+                Turn::News(news) => {
+                    // Its rights were taken away, as an uninstallation does: what is refused now is refused later, too. In an
+                    // outage it goes on trying, for a release that comes late still helps.
+                    if matches!(&news, News::Answer { error: Some(Failure { forbidden: true, .. }), .. })
+                        && self.office.is_none()
+                    {
+                        give_up_at = give_up_at.map(|at| at.min(self.clock.boot() + self.settle_max()));
+                    }
+                    self.hear(news)
+                }
                 Turn::Watched(event) => Some(event),
                 Turn::Contend(contention) => Some(Event::Contend(contention)),
                 Turn::Release => {
@@ -242,7 +251,7 @@ impl Loop {
                 if matches!(*event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
                     self.observer.write_confirmed(took);
                 }
-                self.note_error(error);
+                self.note_error(error.map(|failure| failure.message));
                 Some(*event)
             }
         }
@@ -283,7 +292,7 @@ impl Loop {
         self.request(async move { leases.get_opt(&name).await }, move |answer| match answer {
             Ok(Some(lease)) => match Record::read(lease) {
                 Ok(record) => (Event::Read { id, outcome: ReadOutcome::Found(record) }, None),
-                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error.to_string())),
+                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(Failure::other(&error))),
             },
             Ok(None) => (Event::Read { id, outcome: ReadOutcome::Absent }, None),
             Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error)),
@@ -306,11 +315,11 @@ impl Loop {
             let (outcome, error) = match answer {
                 Ok(Ok(lease)) => match Record::read(lease) {
                     Ok(record) => (WriteOutcome::Stored(record), None),
-                    Err(error) => (WriteOutcome::Unclear, Some(error.to_string())),
+                    Err(error) => (WriteOutcome::Unclear, Some(Failure::other(&error))),
                 },
                 Ok(Err(Refusal::Conflict)) => (WriteOutcome::Conflict, None),
-                Ok(Err(Refusal::Refused(message))) => (WriteOutcome::Refused, Some(message)),
-                Err(message) => (WriteOutcome::Unclear, Some(message)),
+                Ok(Err(Refusal::Refused(failure))) => (WriteOutcome::Refused, Some(failure)),
+                Err(failure) => (WriteOutcome::Unclear, Some(failure)),
             };
             (Event::Answered { write, outcome }, error)
         });
@@ -320,14 +329,14 @@ impl Loop {
     fn request<T: Send + 'static>(
         &self,
         request: impl Future<Output = Result<T, kube::Error>> + Send + 'static,
-        interpret: impl FnOnce(Result<T, String>) -> (Event, Option<String>) + Send + 'static,
+        interpret: impl FnOnce(Result<T, Failure>) -> (Event, Option<Failure>) + Send + 'static,
     ) {
         let (clock, patience) = (self.clock.clone(), self.timing.lease());
         let answering = async move {
             let sent = clock.boot();
             let answer = match clock::timeout(&*clock, patience, request).await {
-                Ok(answer) => answer.map_err(|error| explain_answer(&error)),
-                Err(elapsed) => Err(elapsed.to_string()),
+                Ok(answer) => answer.map_err(|error| Failure::of(&error)),
+                Err(elapsed) => Err(Failure::other(&elapsed)),
             };
             let (event, error) = interpret(answer);
             News::Answer { event: Box::new(event), took: clock.boot() - sent, error }
@@ -345,7 +354,24 @@ enum WriteVerb {
 /// An answer that says for certain that nothing was stored.
 enum Refusal {
     Conflict,
-    Refused(String),
+    Refused(Failure),
+}
+
+/// Why the API server does not serve the Lease, and whether it is for lack of a right.
+pub(super) struct Failure {
+    message: String,
+    forbidden: bool,
+}
+
+impl Failure {
+    fn of(error: &kube::Error) -> Self {
+        let forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
+        Self { message: explain_answer(error), forbidden }
+    }
+
+    fn other(error: &dyn std::error::Error) -> Self {
+        Self { message: error.to_string(), forbidden: false }
+    }
 }
 
 /// A status from 400 to 499 means that nothing was stored, except 408, which only says that time ran out. Everything else
@@ -354,7 +380,7 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
     match error {
         kube::Error::Api(status) if status.code == 409 => Ok(Refusal::Conflict),
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
-            Ok(Refusal::Refused(status.message.clone()))
+            Ok(Refusal::Refused(Failure { message: status.message.clone(), forbidden: status.code == 403 }))
         }
         other => Err(other),
     }
