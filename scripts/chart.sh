@@ -92,8 +92,8 @@ flags() {
   printf '%s\n' help version kubeconfig namespace identity | sort >"$fresh/left-out"
   grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' "$help" | grep -oE '[a-z-]+$' | sed 's/^--//' | sort -u >"$fresh/known"
   {
-    render --values tests/chart/values/full.yaml
-    render --values tests/chart/values/namespaced.yaml
+    render --values tests/chart/values/full.yaml -s templates/deployment.yaml
+    render --values tests/chart/values/namespaced.yaml -s templates/deployment.yaml
   } | grep -oE '^ +- "?--[a-z-]+=' | grep -oE '[a-z][a-z-]*=' | tr -d = | sort -u >"$fresh/set"
   local unknown missing
   unknown=$(comm -13 "$fresh/known" "$fresh/set") missing=$(comm -23 "$fresh/known" <(sort -u "$fresh/set" "$fresh/left-out"))

@@ -7,6 +7,7 @@ mod crds;
 #[cfg(feature = "dev")]
 mod dev;
 mod run;
+mod status;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ pub struct Cli {
 enum Verb {
     /// Run one replica in a cluster, until SIGTERM
     Run(Box<run::RunArgs>),
+    /// Ask a replica whether it is ready and who leads
+    Status(status::StatusArgs),
     /// Run three replicas on this machine, without a cluster; for development and tests only
     #[cfg(feature = "dev")]
     Dev(dev::DevArgs),
@@ -37,6 +40,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     let ended = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Status(args) => status::run(&args),
         #[cfg(feature = "dev")]
         Verb::Dev(args) => dev::run(&args),
         Verb::Crds => crds::print(),

@@ -114,7 +114,7 @@ life_of_a_release() {
   must "they are gone" within 20 bash -c "! kubectl get crd $crd"
 }
 
-# The end of a Job as its controller would write it.
+# Ends a Job as the controller would.
 complete() {
   local now
   now=$(date -u +%FT%TZ)
@@ -123,7 +123,6 @@ complete() {
       {"type": "SuccessCriteriaMet", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": "'"$now"'"},
       {"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": "'"$now"'"}]}}'
 }
-succeeded() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?(@.type=="LastRunSucceeded")].status}') == True ]]; }
 
 # A replica with the rights of the release's ServiceAccount, and nothing else.
 replica() {
@@ -166,7 +165,7 @@ rights() {
     return
   fi
   exercise "$mode" "$since" "$jobs" "$nobody"
-  must "$mode: a job with a template" a_template report "$jobs" none
+  must "$mode: a job with a template" a_template report "$jobs" none "[]"
   must "$mode: its Job is created" within 20 job_of report "$jobs"
   created=$(job_of report "$jobs")
   replica two --egress-allow=127.0.0.0/8

@@ -54,6 +54,20 @@ spec:
 YAML
 }
 
+# a_template NAME NAMESPACE IMAGE ARGUMENTS: a job whose slots are Kubernetes Jobs, run once by its trigger; nothing of its
+# history is kept.
+a_template() {
+  kubectl apply -f - <<YAML
+apiVersion: tenure.dev/v1alpha1
+kind: PeriodicJob
+metadata: {name: $1, namespace: $2, annotations: {tenure.dev/trigger: once}}
+spec:
+  schedule: "0 0 1 1 *"
+  successfulJobsHistoryLimit: 0
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: "$3", args: $4}]}}}}
+YAML
+}
+
 # "group resource verb" of every rule of the release's own roles, those for people left out.
 granted() {
   kubectl get role,clusterrole -A -l app.kubernetes.io/instance=tenure -o go-template='{{range .items}}{{$name := .metadata.name}}{{range .rules}}{{$rule := .}}{{range .apiGroups}}{{$group := .}}{{range $rule.resources}}{{$resource := .}}{{range $rule.verbs}}{{$name}} {{if $group}}{{$group}}{{else}}core{{end}} {{$resource}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
@@ -87,6 +101,10 @@ rights_are_used() {
 }
 nothing_but_allowed() { ! grep -v '^allow ' "$folder/asked"; }
 
+# The Job of it.
+job_of() { kubectl -n "$2" get jobs -o jsonpath='{.items[?(@.metadata.ownerReferences[0].name=="'"$1"'")].metadata.name}' | grep .; }
+is_gone() { ! kubectl -n "$2" get job "$1"; }
+succeeded() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?(@.type=="LastRunSucceeded")].status}') == True ]]; }
 ready_is() { [[ $(kubectl -n "$1" get pj "$2" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}') == "$3" ]]; }
 event_with_series() { [[ $(kubectl -n "$1" get events.v1.events.k8s.io --field-selector reportingController=tenure.dev/tenure -o jsonpath='{.items[*].series.count}') =~ [2-9] ]]; }
 holder_is() { [[ $(kubectl -n tenure-system get lease tenure -o jsonpath='{.spec.holderIdentity}') == "$1"_* ]]; }
@@ -113,30 +131,3 @@ exercise() {
   schedule "$jobs" worker '61 * * * *' >/dev/null
   must "$mode: an Event is counted" within 20 event_with_series "$jobs"
 }
-
-# a_template NAME NAMESPACE IMAGE: a job whose slots are Kubernetes Jobs, run once by its trigger; nothing of its history is
-# kept. Its container cannot reach an API server and waits for one, so that the Job goes on until its time is up.
-a_template() {
-  kubectl apply -f - <<YAML
-apiVersion: tenure.dev/v1alpha1
-kind: PeriodicJob
-metadata: {name: $1, namespace: $2, annotations: {tenure.dev/trigger: once}}
-spec:
-  schedule: "0 0 1 1 *"
-  successfulJobsHistoryLimit: 0
-  failedJobsHistoryLimit: 0
-  activeDeadlineSeconds: 30
-  jobTemplate:
-    spec:
-      backoffLimit: 0
-      template:
-        spec:
-          restartPolicy: Never
-          containers:
-            - {name: main, image: "$3", args: [run, --admin-address, 127.0.0.1:0], env: [{name: KUBERNETES_SERVICE_HOST, value: 192.0.2.1}]}
-YAML
-}
-
-# The Job of it.
-job_of() { kubectl -n "$2" get jobs -o jsonpath='{.items[?(@.metadata.ownerReferences[0].name=="'"$1"'")].metadata.name}' | grep .; }
-is_gone() { ! kubectl -n "$2" get job "$1"; }

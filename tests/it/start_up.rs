@@ -20,6 +20,7 @@ fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
 #[rstest]
 #[case::all(&["--help"], "help")]
 #[case::run(&["run", "--help"], "help_run")]
+#[case::status(&["status", "--help"], "help_status")]
 fn the_help_names_every_verb_flag_and_variable(#[case] arguments: &[&str], #[case] name: &str) {
     let (code, help, _) = output(arguments);
     assert_eq!(code, Some(0));
@@ -166,6 +167,44 @@ async fn without_permission_on_leases_a_replica_waits_unready_and_says_so_once()
     process.log_line("The API server serves the Lease again");
     let told = process.seen.matches("The API server does not serve the Lease").count();
     assert_eq!(told, 1, "{}", process.seen);
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().code(), Some(0));
+    shutdown.cancel();
+    serving.await.expect("the sandbox did not panic").expect("the sandbox served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_prints_who_leads_or_says_what_is_missing() {
+    let nobody = dead_end().to_string();
+    let (code, _, error) = output(&["status", "--admin-address", &nobody]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.starts_with(&format!("error: {nobody} cannot be asked: Connection refused")), "{error}");
+    let (code, _, error) = output(&["status", "--admin-address", "8080"]);
+    assert!(code == Some(2) && error.contains("expected HOST:PORT"), "{error}");
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (sandbox, token, shutdown) = (Sandbox::new(), new_token(), CancellationToken::new());
+    let rule = sandbox.faults().add(FaultRule::new(Fault::Refuse { code: 403, retry_after: None }).resource("leases"));
+    install(&Client::new(sandbox.service("test"), "default")).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    let path = kubeconfig(folder.path(), listener.local_addr().expect("it has an address"), &token);
+    let options = ServeOptions { listener, token, shutdown: shutdown.clone() };
+    let served = sandbox.clone();
+    let serving = tokio::spawn(async move { served.serve(options).await });
+    let path = path.to_str().expect("a path in UTF-8");
+    let fixed = ["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path];
+    let mut process = Process::start(&[&fixed[..], &["--identity", "alone"]].concat());
+    let admin = process.admin_address();
+    let (code, _, error) = output(&["status", "--admin-address", &admin]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains(" is not ready:\n") && error.contains("[-]lease failed: "), "{error}");
+
+    sandbox.faults().remove(rule);
+    let (code, printed, error) = output(&["status", "--admin-address", &admin, "--wait", "20s"]);
+    assert_eq!(code, Some(0), "{error}");
+    let status: serde_json::Value = serde_json::from_str(&printed).expect("it is JSON");
+    let holder = status["election"]["holder"].as_str().expect("somebody leads");
+    assert!(holder.starts_with("alone_"), "{printed}");
     process.signal(Signal::TERM);
     assert_eq!(process.wait().code(), Some(0));
     shutdown.cancel();
