@@ -146,6 +146,8 @@ pub struct Evidence {
     pub trials: Vec<Trial>,
     /// The longest that a successor may take, where that is a promise.
     pub take_over_limit: Option<Duration>,
+    /// From when to when the control plane took longer for the harness's own writes than Kubernetes promises of itself.
+    pub slow: Vec<(At, At)>,
     /// Translates slots to the harness's clock.
     pub timeline: Timeline,
     /// Slots due up to here must be decided, and their runs ended.

@@ -52,6 +52,8 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     row("start lateness min / p50 / p99 / max", spans(&findings.lateness));
     let share = findings.ran_share;
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
+    let slow: Duration = evidence.slow.iter().map(|(from, to)| to.since(*from)).sum();
+    row("control plane too slow for anything", format!("{} times, {:.1} s", evidence.slow.len(), slow.as_secs_f64()));
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
     row("times when versions were missed", evidence.gaps.to_string());
     let bad_ends = evidence.bad_ends.as_ref().map_or_else(|| "not watched".to_owned(), |ends| ends.len().to_string());

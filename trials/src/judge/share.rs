@@ -4,6 +4,7 @@
 //! slot was active. When a run was active to its leader cannot be seen from outside: only its signs can, which are its
 //! request and the versions that show its intent. What lies before the first sign is bounded by
 //! [`Family::intent_under_way`](super::Family::intent_under_way), and by the slot itself, before which nobody decides on it.
+//! While the control plane was slower than that for the harness's own writes, a fault was on that nobody had put in place.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +60,8 @@ impl Unhindered {
     /// Those of all jobs.
     pub(super) fn of(evidence: &Evidence) -> Self {
         let in_office = |at: At| evidence.probe.terms().any(|term| term.first <= at && at <= term.last);
-        let fault_on = |at: At| evidence.trials.iter().any(|trial| trial.armed <= at && at <= trial.calm);
+        let struck = |at: At| evidence.trials.iter().any(|trial| trial.armed <= at && at <= trial.calm);
+        let fault_on = |at: At| struck(at) || evidence.slow.iter().any(|(from, to)| *from <= at && at <= *to);
         let mut found = Self::default();
         for job in &evidence.jobs {
             let (Some(grid), Some(history)) = (evidence.grid(job), evidence.history.job(&job.name)) else { continue };

@@ -60,6 +60,7 @@ fn clean(family: Family) -> Evidence {
             wrong_clock: None,
         }],
         take_over_limit: None,
+        slow: Vec::new(),
         timeline: Timeline::fixed(millis(0), wall(0)),
         until: wall(3),
         bad_ends: Some(Vec::new()),
@@ -327,6 +328,15 @@ fn a_real_store_has_a_second_for_an_intent_and_a_slot_that_nobody_was_at_work_on
     idle.family = Family::PodDeleted;
     idle.entries.retain(|entry| entry.request.run_id != "least-3");
     assert_eq!(judge(&idle).ran_share, RanShare { unhindered: 4, ran: 3 });
+}
+
+#[test]
+fn a_control_plane_that_was_too_slow_for_the_harness_hinders_slots_and_one_that_was_slow_at_another_time_does_not() {
+    for (from, to, unhindered) in [(2_900, 3_000, 2), (3_000, 3_100, 2), (3_001, 3_900, 4)] {
+        let mut evidence = clean(Family::Kill);
+        evidence.slow.push((millis(from), millis(to)));
+        assert_eq!(judge(&evidence).ran_share.unhindered, unhindered, "slow from {from} to {to} ms");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod hands;
 mod installation;
+mod pulse;
 mod table;
 mod trial;
 mod wall_clock;
@@ -26,6 +27,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 
 pub use hands::{HandError, Hands};
+use pulse::Pulse;
 pub use table::{About, Row, table};
 
 use crate::{
@@ -166,6 +168,7 @@ struct Session {
     trial: u32,
     thawed: (u32, u32),
     grace: Duration,
+    pulse: Pulse,
 }
 
 /// Runs a family and returns what was seen.
@@ -225,6 +228,7 @@ impl Session {
         }
         Ok(Self {
             settings: settings.clone(),
+            pulse: Pulse::start(client.clone()),
             client,
             random: StdRng::seed_from_u64(settings.seed),
             observers: Observers { timeline, journal, ledger, probe, watcher, jobs },
@@ -292,6 +296,7 @@ impl Session {
             gaps,
             trials,
             take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration, self.grace),
+            slow: self.pulse.slow(),
             timeline: self.observers.timeline,
             until,
             bad_ends: None,

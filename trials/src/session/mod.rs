@@ -260,6 +260,7 @@ impl Session {
             gaps: 0,
             trials,
             take_over_limit: None,
+            slow: Vec::new(),
             timeline: self.observers.timeline,
             until,
             bad_ends: Some(self.bad_ends),
