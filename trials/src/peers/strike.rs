@@ -25,9 +25,9 @@ const ON_THE_WAY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same after a node has died: it has to boot.
 const PATIENCE_WITH_A_NODE: Duration = Duration::from_secs(90);
-/// How often leaders are moved to gather them on one node. One whose pod is deleted may lead again from the same node, so
-/// after the first time the others follow it.
-const GATHER_TRIES: usize = 4;
+/// How often leaders are moved to gather them on one node. One whose pod is deleted may lead again from the same node: after
+/// the first time the others follow it there, and are moved until they have come.
+const GATHER_TRIES: usize = 6;
 
 /// What was seen of one contender in one trial.
 #[derive(Debug, Clone, Copy, Default)]
@@ -103,7 +103,7 @@ impl Striker {
     /// Brings all leaders to one node, at first to that on which most are: the pod of one that is elsewhere is deleted.
     async fn gather(&self, fleets: &[Fleet], leaders: &mut Vec<Leader>) -> Result<String, PeersError> {
         let mut node = most_common(leaders);
-        for _ in 0..GATHER_TRIES {
+        for tried in 0..GATHER_TRIES {
             let mut moved = Vec::new();
             for (index, (fleet, leader)) in fleets.iter().zip(&*leaders).enumerate() {
                 if leader.node != node {
@@ -117,7 +117,7 @@ impl Striker {
             }
             *leaders = self.calm(fleets).await?;
             let stubborn = moved.into_iter().map(|index| &leaders[index]).find(|leader| leader.node != node);
-            if let Some(stubborn) = stubborn {
+            if let (0, Some(stubborn)) = (tried, stubborn) {
                 node.clone_from(&stubborn.node);
             }
         }
