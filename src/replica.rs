@@ -104,6 +104,9 @@ pub enum StartError {
     /// The lock directory cannot be used.
     #[error("--lock-directory: {0}")]
     Place(#[from] PlaceError),
+    /// An installation is to take over from itself.
+    #[error("--adopt-from {0}: this is the Lease of this very installation; name that of the one it takes over from")]
+    AdoptsItself(String),
     /// The metrics cannot be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -197,18 +200,18 @@ async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
 }
 
 /// A replica whose clock is wrong, or whose scheduler has ended by a fault of its own, does not lead: one that is sound
-/// must not wait behind it.
+/// must not wait behind it. Nor does one whose term is too old for what it is to adopt: the next one is not.
 async fn stand_aside(
     mut scheduler: watch::Receiver<SchedulerState>,
     contend: impl Fn(Contention),
     stopping: CancellationToken,
 ) {
-    let mut skewed = false;
+    let mut aside = false;
     loop {
         let changed = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
-            changed = scheduler.wait_for(|state| state.clock_skew.is_some() != skewed) => changed.map(drop),
+            changed = scheduler.wait_for(|state| state.should_stand_aside() != aside) => changed.map(drop),
         };
         if changed.is_err() {
             if !stopping.is_cancelled() {
@@ -217,8 +220,8 @@ async fn stand_aside(
             }
             return;
         }
-        skewed = !skewed;
-        contend(if skewed { Contention::StandAside } else { Contention::Contend });
+        aside = !aside;
+        contend(if aside { Contention::StandAside } else { Contention::Contend });
     }
 }
 
@@ -232,6 +235,10 @@ impl Replica {
         let identity = settings.cluster.replica_name();
         let name = &settings.election.resource_name;
         let namespace = settings.election.resource_namespace.as_deref().unwrap_or_else(|| api.namespace());
+        let controller = format!("{namespace}/{name}");
+        if settings.election.adopt_from.iter().any(|lease| lease.to_string() == controller) {
+            return Err(StartError::AdoptsItself(controller));
+        }
         let stopping = CancellationToken::new();
         let election_date = election_api.date();
 
@@ -284,7 +291,10 @@ impl Replica {
             entropy,
             tasks: tasks.clone(),
             observer: reporter,
-            controller: format!("{namespace}/{name}"),
+            controller,
+            class: settings.cluster.class.clone(),
+            adopt_from: settings.election.adopt_from.clone(),
+            adopt_patience: settings.election.lease_duration,
             scope: namespace_in_scope.map_or(Scope::All, Scope::Namespace),
             settings: SchedulerSettings {
                 catch_up_rate: settings.jobs.catch_up_rate,
@@ -353,6 +363,20 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_replica_hands_over_once_when_a_new_term_could_do_more() {
+        let (state, view) = watch::channel(SchedulerState::default());
+        let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let contend = move |contention| asked.send(contention).expect("somebody listens");
+        let standing = tokio::spawn(stand_aside(view, contend, CancellationToken::new()));
+        state.send_modify(|state| state.wants_new_term = true);
+        assert_eq!(heard.recv().await, Some(Contention::StandAside));
+        state.send_modify(|state| state.foreign = 1);
+        state.send_modify(|state| state.wants_new_term = false);
+        assert_eq!(heard.recv().await, Some(Contention::Contend));
+        standing.abort();
+    }
 
     #[tokio::test]
     async fn a_replica_whose_scheduler_has_ended_by_itself_stands_aside() {

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     action::{Cidr, HostAddress},
     duration::parse_duration,
+    periodic::LeaseName,
 };
 
 /// Everything that one replica can be told.
@@ -44,6 +45,10 @@ pub struct ClusterSettings {
     /// Run only the jobs of this namespace [default: those of every namespace]
     #[arg(long, env = "TENURE_WATCH_NAMESPACE", value_name = "NAME")]
     pub watch_namespace: Option<String>,
+
+    /// Run only jobs with this spec.class [default: only jobs without a class]
+    #[arg(long, env = "TENURE_CLASS", value_name = "NAME", value_parser = class_name)]
+    pub class: Option<String>,
 
     /// Name of this replica, unique among its peers [default: the pod's name, else the host's]
     #[arg(long, env = "TENURE_IDENTITY", value_name = "NAME")]
@@ -119,6 +124,10 @@ pub struct ElectionSettings {
         value_name = "NAME"
     )]
     pub resource_namespace: Option<String>,
+
+    /// Take over the jobs that this Lease owns, once nobody holds it any more; may be repeated
+    #[arg(long, env = "TENURE_ADOPT_FROM", value_name = "NAMESPACE/LEASE", value_delimiter = ',')]
+    pub adopt_from: Vec<LeaseName>,
 }
 
 /// How jobs are run.
@@ -230,6 +239,21 @@ impl ClusterSettings {
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// A class is a DNS label, as the schema of `spec.class` says.
+const CLASS_MAX: usize = 63;
+
+fn class_name(text: &str) -> Result<String, String> {
+    let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let (first, last) = (text.as_bytes().first(), text.as_bytes().last());
+    let fits = text.len() <= CLASS_MAX && text.bytes().all(|byte| edge(&byte) || byte == b'-');
+    if fits && first.is_some_and(edge) && last.is_some_and(edge) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} cannot be a class: write lowercase letters, digits and '-', at most {CLASS_MAX}, such as night"
+    ))
 }
 
 pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {

@@ -77,6 +77,13 @@ pub const TRIGGER_ANNOTATION: &str = "tenure.dev/trigger";
         .message("an interval lies on the grid of the epoch and has no time zone: remove timeZone, or use schedule")
 )]
 pub struct PeriodicJobSpec {
+    /// Which installation runs this job: the one that was started with this class, or without a class if this is absent.
+    /// May be changed: the installation that owns the job brings its open runs to their end, starts no new one and lets
+    /// the job go; then that of the new class takes it over, with everything that its status says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub class: Option<String>,
+
     /// A cron expression of 5 fields, of 6 with seconds first, or @hourly and the like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]

@@ -24,7 +24,8 @@ pub struct PeriodicJobStatus {
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
-    /// The Lease, as namespace/name, whose leader runs this job. No other leader acts on it.
+    /// The Lease, as namespace/name, whose leader runs this job. No other leader acts on it. Empty: nobody does, because
+    /// the leader that did has let the job go, and whoever is meant by the job's class may take it over.
     pub controller: String,
     /// The term that last claimed this job.
     pub term: TermRef,

@@ -28,6 +28,8 @@ pub use leadership::{Leadership, Standing};
 pub use machine::{Contention, Lost};
 pub use observer::ElectorObserver;
 pub use place::{Place, PlaceError};
+#[cfg(feature = "controller")]
+pub(crate) use record::Record;
 pub use record::{PLACE_ANNOTATION, RELEASED_ANNOTATION, WRITE_ANNOTATION};
 pub use timing::{CLOCK_RATE_ERROR_PERCENT, TimingError};
 pub use watchdog::{Look, ThreadWatchdog, Watchdog, WatchdogDriver};

@@ -78,6 +78,8 @@ pub struct SchedulerStatus {
     pub jobs: usize,
     /// How many of them another Lease owns.
     pub foreign: usize,
+    /// How many of them are of another class.
+    pub other_class: usize,
     /// How many objects this version cannot read.
     pub unreadable: usize,
     /// How many attempts are going on.
@@ -179,6 +181,7 @@ impl Views {
             synced: state.synced,
             jobs: state.jobs,
             foreign: state.foreign,
+            other_class: state.other_class,
             unreadable: state.unreadable,
             acting: state.acting,
             unrecorded: state.unrecorded,

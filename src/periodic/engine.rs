@@ -5,6 +5,7 @@
 //! day re-reads the clock at least every second, because the wall clock may be stepped.
 
 mod intake;
+mod ownership;
 mod requests;
 
 use std::{
@@ -17,7 +18,10 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use kube::{Client, runtime::watcher};
 use tokio::sync::watch;
 
+use ownership::Ownership;
+
 use super::{
+    adoption::{LeaseName, Seen},
     alarms::Alarms,
     feed::{Feed, Guarded},
     job::{Job, Planning, Run, RunState, Standoff, Step, Surroundings, WriteKind},
@@ -55,7 +59,8 @@ pub(super) struct Engine {
     standing: watch::Receiver<Standing>,
     dates: Vec<watch::Receiver<Option<DateSeen>>>,
     feed: Feed,
-    controller: String,
+    pub(super) controller: String,
+    pub(super) ownership: Ownership,
     catch_up_pause: Duration,
     next_catch_up: BootTime,
     alarms: Alarms,
@@ -111,6 +116,13 @@ pub(super) enum Event {
         generation: i64,
         trial: Trial,
     },
+    /// `job` is the one, with its UID, that was not claimed because of what was seen.
+    Looked {
+        lease: LeaseName,
+        sent: BootTime,
+        seen: Result<Seen, String>,
+        job: Option<(JobRef, String)>,
+    },
 }
 
 #[derive(Debug)]
@@ -157,6 +169,7 @@ impl Engine {
             dates,
             feed: Feed::new(&parts.api, &parts.scope, parts.clock.clone(), parts.entropy.clone()),
             controller: parts.controller,
+            ownership: Ownership::new(parts.class, parts.adopt_from, parts.adopt_patience),
             catch_up_pause: Duration::from_secs(1) / rate,
             next_catch_up: parts.clock.boot(),
             alarms: Alarms::default(),
@@ -187,6 +200,7 @@ impl Engine {
             self.hear_the_time();
             self.look_at_the_election();
             self.look_at_the_clock();
+            self.look_at_predecessors();
             self.publish();
             if self.is_over() {
                 return;
@@ -269,6 +283,7 @@ impl Engine {
         tracing::info!(token = name.token, jobs = self.jobs.len(), "Jobs are scheduled here");
         self.office = Some(Office { gated: self.api.gated_client(term.guard()), name, term });
         self.next_catch_up = self.clock.boot();
+        self.ownership.predecessors.forget();
         self.jobs.values_mut().for_each(Job::term_began);
         self.advance_all();
     }
@@ -276,6 +291,7 @@ impl Engine {
     fn leave_office(&mut self) {
         tracing::info!("Jobs are no longer scheduled here");
         let now = self.now();
+        self.ownership.yields = false;
         self.jobs.values_mut().for_each(|job| job.give_back_waiting(now, None));
         self.observer.office_left();
         self.advance_all();
@@ -313,7 +329,8 @@ impl Engine {
             }
         }
         let stopping = self.drain.borrow().is_some() || self.leadership.is_stopping();
-        let planning = if stopping || wrong.is_some() { Planning::Closed } else { Planning::Open };
+        let closed = stopping || wrong.is_some() || self.ownership.yields;
+        let planning = if closed { Planning::Closed } else { Planning::Open };
         if self.state.borrow().clock_skew != wrong {
             self.state.send_modify(|state| state.clock_skew = wrong);
         }
@@ -379,11 +396,15 @@ impl Engine {
             jobs: self.jobs.len(),
             unreadable: self.unreadable.len(),
             clock_skew: self.state.borrow().clock_skew,
+            wants_new_term: self.ownership.yields && self.planning == Planning::Closed,
             drained: draining && self.is_idle(),
             ..SchedulerState::default()
         };
+        let mut outranked = 0;
         for job in self.jobs.values() {
-            state.foreign += usize::from(job.said == Some(Standoff::Foreign));
+            outranked += usize::from(job.said == Some(Standoff::Outranked));
+            state.foreign += usize::from(matches!(job.said, Some(Standoff::Foreign | Standoff::Outranked)));
+            state.other_class += usize::from(job.said == Some(Standoff::OtherClass));
             state.regressed += usize::from(job.said == Some(Standoff::TokenRegressed));
             for run in job.runs.values() {
                 match run.state {
@@ -393,6 +414,8 @@ impl Engine {
                 }
             }
         }
+        // Not while anything is going on: a hand-over would wait for it, with nothing new being planned meanwhile.
+        self.ownership.yields |= outranked > 0 && self.office.is_some() && state.acting + state.unrecorded == 0;
         self.state.send_if_modified(|shown| {
             let changed = *shown != state;
             if shown.foreign != state.foreign {
@@ -443,6 +466,8 @@ impl Engine {
             latest: self.skew.latest(&*self.clock).map(Instant::new),
             term: self.office.as_ref().map(|office| &office.name),
             controller: &self.controller,
+            class: self.ownership.class.as_deref(),
+            predecessors: &self.ownership.predecessors,
             planning: self.planning,
             write_id: &write_id,
         };

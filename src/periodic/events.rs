@@ -29,6 +29,7 @@ impl Engine {
             }
             Event::Ended { job, uid, run_id, ended } => self.on_ended(&job, &uid, &run_id, &ended),
             Event::TriedOut { job, uid, generation, trial } => self.on_tried_out(&job, &uid, generation, trial),
+            Event::Looked { lease, sent, seen, job } => self.on_looked(&lease, sent, &seen, job.as_ref()),
         }
     }
 
@@ -127,7 +128,7 @@ impl Engine {
 
     fn written(&mut self, job: &mut Job, kind: &WriteKind, object: &PeriodicJob) {
         let news = job.absorb(object, self.now());
-        if self.office.is_some() {
+        if self.office.is_some() && job.is_owned_by(&self.controller) {
             self.tell_news(&job.key, &job.uid, &news);
         }
         self.take_up_written(job, kind);
@@ -141,6 +142,8 @@ impl Engine {
     fn take_up_written(&self, job: &mut Job, kind: &WriteKind) {
         match kind {
             WriteKind::First | WriteKind::Claim => {}
+            WriteKind::Adopt { from, .. } => self.tell_adopted(job, from),
+            WriteKind::LetGo => self.tell_let_go(job),
             WriteKind::Intent { starts, trigger_refused } => {
                 for id in starts {
                     if let Some(run) = self.run_is_stored(id, job) {
@@ -397,6 +400,11 @@ impl Engine {
     }
 
     pub(super) fn stand_off(&self, job: &mut Job, standoff: Standoff) {
+        if standoff == Standoff::OtherClass {
+            job.said = Some(standoff);
+            self.observer.job_forgotten(&job.key);
+            return;
+        }
         // A deposed leader sees its successor's token: that is no regression, and soon the loop will know.
         let deposed = self.office.as_ref().is_none_or(|office| office.term.check().is_err());
         if deposed || job.said == Some(standoff) {
@@ -405,9 +413,17 @@ impl Engine {
         job.said = Some(standoff);
         let (reason, note) = match standoff {
             Standoff::Foreign => {
-                let owner = job.status.as_ref().map(|status| status.controller.as_str()).unwrap_or_default();
-                ("ForeignController", format!("the Lease {owner} owns this job; it is not run here"))
+                let owner = owner_of(job);
+                let adopts = self.ownership.predecessors.contains(owner);
+                let then = if adopts { ", and is taken over once nobody holds that Lease" } else { "" };
+                ("ForeignController", format!("the Lease {owner} owns this job; it is not run here{then}"))
             }
+            Standoff::Outranked => {
+                let note = "the job was claimed by a term that began after the one in office; it is taken over by the next \
+                            term, which begins as soon as nothing is running here";
+                ("AdoptionWaits", note.to_owned())
+            }
+            Standoff::OtherClass => return,
             Standoff::TokenRegressed => (
                 "TokenRegressed",
                 "the job was claimed by a term that is not before this one: the cluster's store may have been restored from \
@@ -443,6 +459,10 @@ fn doubted(ended: &Ended, in_doubt: bool) -> Option<Ended> {
         }
         _ => None,
     }
+}
+
+fn owner_of(job: &Job) -> &str {
+    job.status.as_ref().map(|status| status.controller.as_str()).unwrap_or_default()
 }
 
 fn lateness(now: jiff::Timestamp, slot: Instant) -> Duration {

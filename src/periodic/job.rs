@@ -67,6 +67,7 @@ pub struct Job {
     /// The runs of this term that go on and that this process has stopped to follow.
     pub left_running: BTreeSet<String>,
     trial: Trying,
+    class: Option<String>,
     resource_version: String,
     version: u64,
     created: Instant,
@@ -147,6 +148,10 @@ pub enum RunState {
 pub enum Standoff {
     /// Another Lease owns it.
     Foreign,
+    /// It is to be taken over, and was claimed by a term that began after the one in office.
+    Outranked,
+    /// It is of another class, and another installation's on purpose.
+    OtherClass,
     /// It was claimed by a term with a larger token than ours, or by another one with the same.
     TokenRegressed,
 }
@@ -175,6 +180,7 @@ impl Job {
             said: None,
             left_running: BTreeSet::new(),
             trial: Trying::Due,
+            class: None,
             resource_version: String::new(),
             version: 0,
             created: now,
@@ -190,6 +196,16 @@ impl Job {
     /// The newest version that is known.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether the Lease `controller` owns it.
+    pub fn is_owned_by(&self, controller: &str) -> bool {
+        self.status.as_ref().is_some_and(|status| status.controller == controller)
+    }
+
+    /// Whether it is of this class.
+    pub fn is_of_class(&self, class: Option<&str>) -> bool {
+        self.class.as_deref() == class
     }
 
     /// Whether a newer version than this one is known.
@@ -234,6 +250,7 @@ impl Job {
         self.version = version_of(object);
         let created = object.metadata.creation_timestamp.as_ref();
         self.created = created.map_or(self.created, |time| Instant::new(time.0));
+        self.class.clone_from(&object.spec.class);
         self.trigger = object.annotations().get(TRIGGER_ANNOTATION).cloned();
         self.deleted |= object.metadata.deletion_timestamp.is_some();
         self.status.clone_from(&object.status);

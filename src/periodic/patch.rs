@@ -31,11 +31,22 @@ pub fn first_status(uid: &str, resource_version: &str, next: &PeriodicJobStatus)
     Ok(ops.done())
 }
 
-/// A claim for another term: the object is still owned by the same Lease and claimed by the term that was seen.
+/// A claim for another term: the object is still owned by the Lease and claimed by the term that were seen. It may change
+/// the owner, too.
 pub fn claim(uid: &str, base: &PeriodicJobStatus, next: &PeriodicJobStatus) -> Result<Patch, PatchError> {
     let mut ops = Operations::for_object(uid)?;
     ops.test(&["status", "controller"], &base.controller)?;
     ops.test(&["status", "term"], &base.term)?;
+    ops.changes(base, next)?;
+    Ok(ops.done())
+}
+
+/// Gives up the ownership of a job: as a claim, and no run is open.
+pub fn let_go(uid: &str, base: &PeriodicJobStatus, next: &PeriodicJobStatus) -> Result<Patch, PatchError> {
+    let mut ops = Operations::for_object(uid)?;
+    ops.test(&["status", "controller"], &base.controller)?;
+    ops.test(&["status", "term"], &base.term)?;
+    ops.test(&["status", "active"], &serde_json::Map::new())?;
     ops.changes(base, next)?;
     Ok(ops.done())
 }

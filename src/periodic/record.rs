@@ -163,6 +163,13 @@ pub fn claimed(base: &PeriodicJobStatus, writer: Writer<'_>) -> PeriodicJobStatu
     next
 }
 
+/// The status with another owner, claimed for the writer's term. Nobody is an owner, too.
+pub fn owned_by(base: &PeriodicJobStatus, controller: &str, writer: Writer<'_>) -> PeriodicJobStatus {
+    let mut next = claimed(base, writer);
+    controller.clone_into(&mut next.controller);
+    next
+}
+
 /// The status with `plan` stored, and the ids of the runs that are to start.
 pub fn planned(
     base: &PeriodicJobStatus,

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::SignedDuration;
 use tokio::sync::watch;
 
-use super::{engine::Engine, observer::Observer};
+use super::{adoption::LeaseName, engine::Engine, observer::Observer};
 use crate::{
     action::Action,
     apiserver::{ApiServer, DateSeen},
@@ -39,6 +39,12 @@ pub struct SchedulerParts {
     pub observer: Arc<dyn Observer>,
     /// Which Lease this scheduler works for, as namespace/name: it acts on no object that another one owns.
     pub controller: String,
+    /// Its class: it acts on no object of another one.
+    pub class: Option<String>,
+    /// The Leases whose jobs it takes over once they are free.
+    pub adopt_from: Vec<LeaseName>,
+    /// How long a Lease that shows nobody and no release is waited for: no less than a holder may go on.
+    pub adopt_patience: Duration,
     /// Which jobs it looks at.
     pub scope: Scope,
     /// Its settings.
@@ -72,6 +78,8 @@ pub struct SchedulerState {
     pub jobs: usize,
     /// How many of them another Lease owns.
     pub foreign: usize,
+    /// How many of them are of another class.
+    pub other_class: usize,
     /// How many of them name a later term than the one in office, which therefore does not act on them.
     pub regressed: usize,
     /// How many objects this version cannot read.
@@ -82,8 +90,18 @@ pub struct SchedulerState {
     pub unrecorded: usize,
     /// By how much the wall clock is wrong: while it is, nothing new is planned, and this replica should not lead.
     pub clock_skew: Option<SignedDuration>,
+    /// Whether a term of this Lease that begins now could take over jobs that the one in office cannot.
+    pub wants_new_term: bool,
     /// Whether a drain has been asked for and everything that was going on has ended and is recorded.
     pub drained: bool,
+}
+
+impl SchedulerState {
+    /// Whether this replica should hand over if it leads: a sound one must not wait behind it, or a newer term could do
+    /// what this one cannot.
+    pub fn should_stand_aside(&self) -> bool {
+        self.clock_skew.is_some() || self.wants_new_term
+    }
 }
 
 /// The scheduler.

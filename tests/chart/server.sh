@@ -124,12 +124,12 @@ complete() {
       {"type": "Complete", "status": "True", "reason": "CompletionsReached", "lastTransitionTime": "'"$now"'"}]}}'
 }
 
-# A replica with the rights of the release's ServiceAccount, and nothing else.
+# A replica with the rights of the release's ServiceAccount, and nothing else. home and account name another release.
 replica() {
-  local name=$1
+  local name=$1 home=${home:-tenure-system} account=${account:-tenure}
   shift
   local token server authority
-  token=$(kubectl -n tenure-system create token tenure) || return 1
+  token=$(kubectl -n "$home" create token "$account") || return 1
   server=$(kubectl config view --raw -o jsonpath='{.clusters[0].cluster.server}')
   authority=$(kubectl config view --raw -o jsonpath='{.clusters[0].cluster.certificate-authority}')
   (umask 077 && cat >"$folder/$name.kubeconfig") <<YAML
@@ -137,13 +137,13 @@ apiVersion: v1
 kind: Config
 clusters: [{name: real, cluster: {server: "$server", certificate-authority: "$authority"}}]
 users: [{name: account, user: {token: "$token"}}]
-contexts: [{name: real, context: {cluster: real, user: account, namespace: tenure-system}}]
+contexts: [{name: real, context: {cluster: real, user: account, namespace: $home}}]
 current-context: real
 YAML
   # The arguments that the chart gives, but for what belongs to a pod.
   local args
-  mapfile -t args < <(kubectl -n tenure-system get deployment tenure -o jsonpath='{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' |
-    grep -v -e '^--admin-address' -e '^--pod-uid' -e '^--lock-directory' | sed 's/\$(POD_NAMESPACE)/tenure-system/')
+  mapfile -t args < <(kubectl -n "$home" get deployment "$account" -o jsonpath='{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' |
+    grep -v -e '^--admin-address' -e '^--pod-uid' -e '^--lock-directory' | sed "s/\$(POD_NAMESPACE)/$home/")
   KUBECONFIG=$folder/$name.kubeconfig POD_NAME=$name \
     "$binary" "${args[@]}" --admin-address=127.0.0.1:0 "$@" 2>"$folder/$name.log" &
   started+=($!)
@@ -185,6 +185,81 @@ rights() {
   kubectl -n tenure-system delete lease tenure >/dev/null
 }
 
+# A job that nobody answers: each slot is one run of one attempt, and the last twenty of them are kept.
+counted_job() {
+  kubectl apply -f - <<YAML
+apiVersion: tenure.dev/v1alpha1
+kind: PeriodicJob
+metadata: {name: counted, namespace: shop}
+spec:
+  interval: 1s
+  retry: {maxAttempts: 1}
+  failedJobsHistoryLimit: 20
+  http: {url: "$nobody"}
+YAML
+}
+of_counted() { kubectl -n shop get pj counted -o jsonpath="{.status.$1}"; }
+owner_is() { [[ $(of_counted controller) == "$1" ]]; }
+ran_more_than() { (($(of_counted counts.ran) > $1)); }
+leads() { [[ $(kubectl -n "$1" get lease "$2" -o jsonpath='{.spec.holderIdentity}') == "$3"_* ]]; }
+# How often an account has written to a job's status, from line $1 of the audit log on.
+status_writes() {
+  tail -n "+$1" "$audit" | grep -F "\"username\":\"system:serviceaccount:$2\"" | grep -F '"subresource":"status"' | grep -cF '"verb":"patch"'
+}
+events_of() { kubectl -n shop get events.v1.events.k8s.io -o jsonpath="{range .items[?(@.reason==\"$1\")]}{.regarding.name}{\"\n\"}{end}" | grep -cx counted; }
+# Every slot from the creation to the mark is accounted for, and none of the runs that are kept is there twice.
+doubled_none() {
+  local from to counts runs
+  from=$(of_counted origin) to=$(of_counted mark)
+  counts=$(of_counted 'counts.ran}+{.status.counts.overlap}+{.status.counts.late}+{.status.counts.coalesced')
+  runs=$(of_counted 'lastRuns[*].id' | tr ' ' '\n')
+  [[ -z $(sort <<<"$runs" | uniq -d) ]] || { echo "runs that are there twice: $runs"; return 1; }
+  (($(date -d "$to" +%s) - $(date -d "$from" +%s) == counts)) || { echo "$counts slots from $from to $to"; return 1; }
+}
+may() { [[ $(kubectl --as=system:serviceaccount:tenure-system:tenure -n other auth can-i "$1" "lease.coordination.k8s.io/$2" 2>/dev/null) == "$3" ]]; }
+
+# Two releases whose jobs are the same: the second one leaves them alone, and takes them over when the first one has gone.
+two_releases() {
+  local short=(--set crds.enabled=false --set watchNamespace=shop --set leaderElection.leaseDuration=3s --set leaderElection.retryPeriod=500ms --set leaderElection.stopMargin=200ms)
+  local since=$(($(wc -l <"$audit") + 1)) later old new ran
+  must "two releases: the first" "$helm" install before "$chart" --namespace other "${short[@]}"
+  home=other account=before-tenure replica old --egress-allow=127.0.0.0/8
+  old=${started[-1]}
+  must "two releases: it leads" within 20 leads other before-tenure old
+  must "two releases: a job" counted_job
+  must "two releases: it is run" within 20 ran_more_than 2
+  must "two releases: the second" "$helm" install tenure "$chart" --namespace tenure-system "${short[@]}" --set 'adoptFrom={other/before-tenure}'
+  replica new --egress-allow=127.0.0.0/8
+  new=${started[-1]}
+  must "two releases: it leads, too" within 20 leads tenure-system tenure new
+  must "two releases: it says once that the job is not its own" within 10 test_events ForeignController 1
+  ran=$(of_counted counts.ran)
+  must "two releases: the job is run on" within 20 ran_more_than "$((ran + 4))"
+  must "two releases: by the first one" owner_is other/before-tenure
+  must "two releases: the second has written nothing to it" test "$(status_writes "$since" tenure-system:tenure)" == 0
+  must "two releases: it says who holds the Lease" grep -q "Jobs of another Lease are not adopted yet: old_.* holds it" "$folder/new.log"
+  must "two releases: it may look at that Lease" may get before-tenure yes
+  must "two releases: at no other" may get tenure no
+  must "two releases: and may not write it" may update before-tenure no
+  kill -TERM "$old"
+  wait "$old" 2>/dev/null
+  must "two releases: the first one goes" "$helm" uninstall before --namespace other
+  must "two releases: the second takes the job over" within 20 owner_is tenure-system/tenure
+  later=$(($(wc -l <"$audit") + 1)) ran=$(of_counted counts.ran)
+  must "two releases: and runs it" within 20 ran_more_than "$((ran + 3))"
+  must "two releases: it says so" within 10 test_events Adopted 1
+  must "two releases: no slot is lost and none is run twice" doubled_none
+  must "two releases: the first one writes nothing any more" test "$(status_writes "$later" other:before-tenure)" == 0
+  asked "$since" >"$folder/asked"
+  must "two releases: nothing was forbidden" nothing_but_allowed
+  kill -TERM "$new"
+  wait "$new" 2>/dev/null
+  must "two releases: the second goes" "$helm" uninstall tenure --namespace tenure-system
+  must "two releases: nothing of its rights is left" test -z "$(kubectl -n other get role,rolebinding -o name)"
+  kubectl -n shop delete pj --all >/dev/null
+}
+test_events() { [[ $(events_of "$1") == "$2" ]]; }
+
 binary=${TENURE_BIN:-}
 if [[ -z $binary ]]; then
   cargo build --quiet --all-features --bin tenure || exit 1
@@ -198,5 +273,6 @@ life_of_a_release
 rights cluster-wide shop
 rights namespaced shop --set watchNamespace=shop
 rights "namespaced, its own" tenure-system --set watchNamespace=tenure-system
+two_releases
 ((failures == 0)) || { echo "$failures failed" >&2; exit 1; }
 echo "the chart holds on a real API server"

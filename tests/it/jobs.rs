@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::support::{
     lab::{Drift, LEASE, Lab, NAMESPACE},
     ledger::{CutOff, Ledger, Line, Manner},
-    whole::{self, Whole},
+    whole::{self, PREDECESSOR, Whole},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -348,4 +348,23 @@ async fn outcomes_are_told_as_they_are_stored() {
     let told = leader.heard.ends("default/tick");
     assert_eq!(told.len() as u64, status.counts.ran);
     assert!(told.iter().all(|outcome| outcome == "Succeeded"), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_term_is_older_than_the_last_one_of_a_lease_that_is_gone_hands_over_and_then_adopts() {
+    let (stage, leader) = Stage::new().await;
+    stage.create("tick", json!({ "interval": "1s" })).await;
+    let before = stage.requests("tick", 3).await;
+    let job = stage.jobs.get("tick").await.expect("it is there");
+    // A version of the same store, as the token of a term that began after ours.
+    let version = job.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+    let token: u64 = version.expect("versions are numbers");
+    let theirs = json!({ "status": { "controller": PREDECESSOR, "term": { "token": token, "nonce": "theirs" } } });
+    stage.jobs.patch_status("tick", &PatchParams::default(), &Patch::Merge(theirs)).await.expect("it is patched");
+    let after = stage.requests("tick", before.len() + 10).await;
+    let status = stage.jobs.get("tick").await.expect("it is there").status.expect("it has been run");
+    assert_eq!(status.controller, format!("{NAMESPACE}/{LEASE}"));
+    assert!(status.term.token > token && before.iter().all(|line| line.token < token), "{status:#?}");
+    assert!(after.is_sorted_by_key(|line| line.token), "{after:#?}");
+    assert!(leader.replica.leads(), "it is the only replica");
 }

@@ -40,6 +40,8 @@ fn the_definitions_are_printed_as_they_are_in_deploy() {
 #[case::no_range(&["--egress-allow", "loopback"], "\"loopback\" is not a range of addresses: write ADDRESS/PREFIX")]
 #[case::no_address(&["--resolve", "ledger.test"], "\"ledger.test\" is not HOST=ADDRESS")]
 #[case::no_rate(&["--catch-up-rate", "0"], "0 is not in 1..=1000")]
+#[case::no_lease(&["--adopt-from", "tenure"], "\"tenure\" is not NAMESPACE/LEASE: write the namespace and the name")]
+#[case::no_class(&["--class", "Night"], "\"Night\" cannot be a class: write lowercase letters, digits and '-'")]
 #[case::no_such_flag(&["--leader-election"], "unexpected argument '--leader-election'")]
 fn a_setting_that_cannot_be_read_is_refused_by_name(#[case] arguments: &[&str], #[case] message: &str) {
     let (code, _, error) = output(&[&["run"], arguments].concat());
@@ -58,6 +60,10 @@ fn a_setting_that_cannot_be_read_is_refused_by_name(#[case] arguments: &[&str], 
 )]
 #[case::fraction(&["--leader-elect-lease-duration", "1500ms"], "lease duration 1.5s")]
 #[case::name(&["--leader-elect-resource-name", "My_Lease"], "Lease name \"My_Lease\": expected")]
+#[case::own_lease(
+    &["--namespace", "here", "--adopt-from", "there/tenure,here/tenure"],
+    "--adopt-from here/tenure: this is the Lease of this very installation"
+)]
 #[case::level(&["--log-level", "info,tenure=loud"], "--log-level `info,tenure=loud` cannot be used")]
 fn settings_that_contradict_each_other_end_the_start_with_both_names(
     #[case] arguments: &[&str],

@@ -135,7 +135,7 @@ annotations:
 {{- end }}
 {{- range .Values.extraArgs }}
 {{- $flag := regexFind "^--[a-z-]+" . }}
-{{- if and (hasKey $own $flag) (not (has $flag (list "--egress-allow" "--resolve"))) }}
+{{- if and (hasKey $own $flag) (not (has $flag (list "--adopt-from" "--egress-allow" "--resolve"))) }}
 {{- fail (printf "extraArgs: %s is there already, from a value of its own; set that value instead" $flag) }}
 {{- end }}
 {{- end }}
@@ -149,6 +149,12 @@ annotations:
 - --watch-namespace=$(POD_NAMESPACE)
 {{- else if .Values.watchNamespace }}
 - --watch-namespace={{ .Values.watchNamespace }}
+{{- end }}
+{{- with .Values.class }}
+- --class={{ . }}
+{{- end }}
+{{- range .Values.adoptFrom }}
+- --adopt-from={{ . }}
 {{- end }}
 - --leader-elect-resource-name={{ include "tenure.leaseName" . }}
 {{- with $election.leaseNamespace }}

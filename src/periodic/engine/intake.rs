@@ -85,7 +85,7 @@ impl Engine {
             }
             Some(job) if object.uid().as_deref() == Some(&job.uid) => {
                 let news = job.absorb(&object, now);
-                if self.office.is_some() {
+                if self.office.is_some() && job.is_owned_by(&self.controller) {
                     let uid = job.uid.clone();
                     self.tell_news(key, &uid, &news);
                 }

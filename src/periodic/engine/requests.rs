@@ -6,6 +6,7 @@ use futures::FutureExt;
 
 use super::{
     super::{
+        adoption,
         job::{Job, Run, RunState, Write, WriteKind},
         store,
     },
@@ -49,7 +50,15 @@ impl Engine {
         // The hand-over waits for the answer: a stored intent is then acted on and not left to the successor.
         let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
         let Write { patch, kind, .. } = write;
+        let looks = self.facts.clone();
         self.begin(job, async move {
+            if let WriteKind::Adopt { leave: Some(leave), .. } = &kind {
+                let (lease, sent) = (leave.lease().clone(), clock.boot());
+                let seen = adoption::look(looks, &clock, &lease).await;
+                if !seen.as_ref().is_ok_and(|seen| leave.holds(seen)) {
+                    return Event::Looked { lease, sent, seen, job: Some((key, uid)) };
+                }
+            }
             let answer = store::write(client, clock, key.clone(), patch).await;
             Event::Wrote { job: key, uid, kind, answer, hold }
         });

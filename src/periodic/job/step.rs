@@ -4,6 +4,7 @@ use json_patch::Patch;
 
 use super::{
     super::{
+        adoption::{Leave, Predecessors},
         patch::{self, ActiveFence, PatchError},
         plan::{self, Edit, Plan, PlanInput, Timetable},
         record::{self, Blueprint, NextAttempt, Readiness, RunEnd, Writer},
@@ -24,6 +25,10 @@ pub struct Surroundings<'a> {
     pub term: Option<&'a TermRef>,
     /// Which Lease owns what this scheduler runs.
     pub controller: &'a str,
+    /// The class of what it runs.
+    pub class: Option<&'a str>,
+    /// From whom it takes over.
+    pub predecessors: &'a Predecessors,
     /// Whether new runs may be planned.
     pub planning: Planning,
     /// A name for the next write.
@@ -74,6 +79,15 @@ pub enum WriteKind {
     First,
     /// The claim for this term.
     Claim,
+    /// The claim of a job that another Lease owned, or nobody. The leave is asked for again before it is sent.
+    Adopt {
+        /// The owner before.
+        from: String,
+        /// Leave to take over from it; none is needed if it is nobody.
+        leave: Option<Leave>,
+    },
+    /// The job is of another class now: nobody owns it any more.
+    LetGo,
     /// Decided slots, and the runs that are to start.
     Intent {
         /// The run ids.
@@ -123,13 +137,20 @@ impl Job {
         }
         let Some(term) = around.term.filter(|_| around.planning == Planning::Open) else { return Ok(Step::Rest) };
         let writer = Writer { term, write_id: around.write_id, now: around.now };
+        let ours = self.is_of_class(around.class);
+        if !ours && !self.is_owned_by(around.controller) {
+            return Ok(Step::StandOff(Standoff::OtherClass));
+        }
         let Some(status) = self.status.clone() else {
             return if self.is_untried(None) { Ok(Step::TryOut) } else { self.first_status(around, writer) };
         };
-        if let Some(standoff) = standoff(&status, around.controller, term) {
-            return Ok(Step::StandOff(standoff));
+        if status.controller != around.controller {
+            return self.adopt(&status, around, writer);
         }
-        if status.term != *term && (!status.active.is_empty() || self.is_due(&status, around.now)) {
+        if outranks(&status, term) {
+            return Ok(Step::StandOff(Standoff::TokenRegressed));
+        }
+        if status.term != *term && (!status.active.is_empty() || (ours && self.is_due(&status, around.now))) {
             let next = record::claimed(&status, writer);
             return Ok(Step::write(patch::claim(&self.uid, &status, &next)?, WriteKind::Claim));
         }
@@ -140,10 +161,44 @@ impl Job {
         if let Some(write) = self.next_attempt(&status, writer)? {
             return Ok(write);
         }
+        if !ours {
+            return self.let_go(&status, writer);
+        }
         if self.is_untried(Some(&status)) {
             return Ok(Step::TryOut);
         }
         self.plan(&status, writer)
+    }
+
+    /// A job that somebody else owned is claimed once its owner is gone, by a term that began after theirs: else a target
+    /// that compares tokens would refuse it.
+    fn adopt(
+        &self,
+        status: &PeriodicJobStatus,
+        around: &Surroundings<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Step, PatchError> {
+        let from = status.controller.clone();
+        let leave = around.predecessors.leave(&from);
+        if leave.is_none() && !from.is_empty() {
+            return Ok(Step::StandOff(Standoff::Foreign));
+        }
+        if outranks(status, writer.term) {
+            // Tokens of all Leases are versions of one store. If this one is such a version, a new term has a larger one.
+            let newer = status.term.token < self.version;
+            return Ok(Step::StandOff(if newer { Standoff::Outranked } else { Standoff::TokenRegressed }));
+        }
+        let next = record::owned_by(status, around.controller, writer);
+        Ok(Step::write(patch::claim(&self.uid, status, &next)?, WriteKind::Adopt { from, leave }))
+    }
+
+    /// A job that is of another class now is left to its new owner when the last run has ended.
+    fn let_go(&self, status: &PeriodicJobStatus, writer: Writer<'_>) -> Result<Step, PatchError> {
+        if !status.active.is_empty() {
+            return Ok(Step::Rest);
+        }
+        let next = record::owned_by(status, "", writer);
+        Ok(Step::write(patch::let_go(&self.uid, status, &next)?, WriteKind::LetGo))
     }
 
     fn fact(&mut self, around: &Surroundings<'_>) -> Result<Option<Step>, PatchError> {
@@ -326,12 +381,10 @@ impl Step {
     }
 }
 
-fn standoff(status: &PeriodicJobStatus, controller: &str, term: &TermRef) -> Option<Standoff> {
-    if status.controller != controller {
-        return Some(Standoff::Foreign);
-    }
+/// Whether the job was claimed by a term that is not before this one.
+fn outranks(status: &PeriodicJobStatus, term: &TermRef) -> bool {
     let same_token = status.term.token == term.token && status.term.nonce != term.nonce;
-    (status.term.token > term.token || same_token).then_some(Standoff::TokenRegressed)
+    status.term.token > term.token || same_token
 }
 
 fn is_same_attempt(stored: &ActiveRun, own: &ActiveRun) -> bool {

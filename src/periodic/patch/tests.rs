@@ -170,6 +170,16 @@ fn a_claim_is_refused_once_another_lease_owns_the_object() {
 }
 
 #[test]
+fn a_job_is_not_let_go_beside_an_open_run() {
+    let (base, intent, id) = run_of(1_000, 7);
+    let nobodys = record::owned_by(&base, "", Writer { term: &term(7), write_id: "g", now: at(0) });
+    let patch = let_go(UID, &base, &nobodys).expect("a patch");
+    assert_eq!(apply(&patch, &object(&base)).expect("no run is open").controller, "");
+    assert!(intent.active.contains_key(&id));
+    assert!(apply(&patch, &object(&intent)).is_err());
+}
+
+#[test]
 fn the_first_status_is_refused_if_anything_was_written_before() {
     let status = base();
     let patch = first_status(UID, "41", &status).expect("a patch");

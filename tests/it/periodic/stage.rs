@@ -15,7 +15,7 @@ use kube::{
     Api,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
-use sandbox::{Fault, FaultRule, Verb};
+use sandbox::{Fault, FaultRule, Hold, Verb};
 use serde_json::json;
 use tenure::{
     Standing, Term,
@@ -38,6 +38,9 @@ use crate::support::lab::{Lab, NAMESPACE, epoch};
 
 /// A test waits this long, in virtual time, for what it expects.
 pub const SOON: Duration = Duration::from_mins(2);
+
+/// How long the Leases of the stage are.
+pub const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 /// How an attempt goes: how long it takes, and how it ends.
 #[derive(Debug, Clone)]
@@ -181,6 +184,11 @@ impl Stage {
     }
 
     pub fn replica_of(&self, name: &str, controller: &str) -> Replica {
+        self.replica_with(name, controller, None, &[])
+    }
+
+    /// A replica that works for the Lease `controller`, for jobs of `class`, and takes over from these Leases.
+    pub fn replica_with(&self, name: &str, controller: &str, class: Option<&str>, adopt_from: &[&str]) -> Replica {
         let clock = SimulatedClock::new(epoch(), RATE_ONE, SignedDuration::ZERO);
         let elapsed = self.lab.clock.boot().since_origin();
         clock.step_wall(SignedDuration::try_from(elapsed).unwrap());
@@ -201,6 +209,9 @@ impl Stage {
             tasks,
             observer: listener.clone(),
             controller: controller.to_owned(),
+            class: class.map(str::to_owned),
+            adopt_from: adopt_from.iter().map(|lease| lease.parse().unwrap()).collect(),
+            adopt_patience: LEASE_DURATION,
             scope: Scope::All,
             settings: SchedulerSettings { catch_up_rate: 10, max_clock_skew: Duration::from_secs(5) },
         });
@@ -298,6 +309,19 @@ impl Stage {
     /// Changes a job's metadata or spec by a merge patch.
     pub async fn edit(&self, name: &str, change: serde_json::Value) {
         self.jobs.patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    }
+
+    /// Changes a job's status by a merge patch, as somebody may who has the right to.
+    pub async fn edit_status(&self, name: &str, change: serde_json::Value) {
+        self.jobs.patch_status(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    }
+
+    /// Holds the next look of `client` at a Lease.
+    pub fn hold_look(&self, client: &str) -> Hold {
+        let hold = self.lab.sandbox.faults().new_hold();
+        let rule = FaultRule::new(Fault::HoldRequest(hold.id())).client(client).verb(Verb::Get).resource("leases");
+        self.lab.sandbox.faults().add(rule.times(1));
+        hold
     }
 
     /// Lets a fault befall the next write to a status that `text` is part of.

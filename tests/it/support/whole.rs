@@ -27,6 +27,9 @@ use super::{
 /// Where the ledger is, as a job's URL names it.
 pub const LEDGER: &str = "http://ledger/";
 
+/// The Lease whose jobs every replica takes over. Most tests have none of it.
+pub const PREDECESSOR: &str = "old/tenure";
+
 /// A replica with its scheduler.
 pub struct Whole {
     pub replica: Replica,
@@ -57,6 +60,9 @@ impl Whole {
             tasks: Tasks::new(Arc::new(replica.freezer.clone())),
             observer: heard.clone(),
             controller: format!("{NAMESPACE}/{LEASE}"),
+            class: None,
+            adopt_from: vec![PREDECESSOR.parse().unwrap()],
+            adopt_patience: Duration::from_secs(15),
             scope: Scope::All,
             settings: SchedulerSettings { catch_up_rate: 10, max_clock_skew: Duration::from_secs(5) },
         });
@@ -68,10 +74,10 @@ impl Whole {
     fn stand_aside_while_the_clock_is_wrong(&self) {
         let (mut state, elector) = (self.scheduler.state(), self.replica.elector.clone());
         self.replica.freezer.spawn(Box::pin(async move {
-            let mut skewed = false;
-            while state.wait_for(|state| state.clock_skew.is_some() != skewed).await.is_ok() {
-                skewed = !skewed;
-                elector.contend(if skewed { Contention::StandAside } else { Contention::Contend });
+            let mut aside = false;
+            while state.wait_for(|state| state.should_stand_aside() != aside).await.is_ok() {
+                aside = !aside;
+                elector.contend(if aside { Contention::StandAside } else { Contention::Contend });
             }
         }));
     }
