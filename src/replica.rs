@@ -369,13 +369,16 @@ mod tests {
         let (state, view) = watch::channel(SchedulerState::default());
         let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let contend = move |contention| asked.send(contention).expect("somebody listens");
-        let standing = tokio::spawn(stand_aside(view, contend, CancellationToken::new()));
-        state.send_modify(|state| state.wants_new_term = true);
-        assert_eq!(heard.recv().await, Some(Contention::StandAside));
-        state.send_modify(|state| state.foreign = 1);
-        state.send_modify(|state| state.wants_new_term = false);
-        assert_eq!(heard.recv().await, Some(Contention::Contend));
-        standing.abort();
+        let stopping = CancellationToken::new();
+        let story = async {
+            state.send_modify(|state| state.wants_new_term = true);
+            assert_eq!(heard.recv().await, Some(Contention::StandAside));
+            state.send_modify(|state| state.foreign = 1);
+            state.send_modify(|state| state.wants_new_term = false);
+            assert_eq!(heard.recv().await, Some(Contention::Contend));
+            stopping.cancel();
+        };
+        tokio::join!(stand_aside(view, contend, stopping.clone()), story);
     }
 
     #[tokio::test]

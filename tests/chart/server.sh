@@ -143,7 +143,7 @@ YAML
   # The arguments that the chart gives, but for what belongs to a pod.
   local args
   mapfile -t args < <(kubectl -n "$home" get deployment "$account" -o jsonpath='{range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' |
-    grep -v -e '^--admin-address' -e '^--pod-uid' -e '^--lock-directory' | sed "s/\$(POD_NAMESPACE)/$home/")
+    grep -v -e '^--admin-address' -e '^--pod-uid' -e '^--lock-directory' | sed "s/\\\$(POD_NAMESPACE)/$home/")
   KUBECONFIG=$folder/$name.kubeconfig POD_NAME=$name \
     "$binary" "${args[@]}" --admin-address=127.0.0.1:0 "$@" 2>"$folder/$name.log" &
   started+=($!)
@@ -210,9 +210,9 @@ events_of() { kubectl -n shop get events.v1.events.k8s.io -o jsonpath="{range .i
 # Every slot from the creation to the mark is accounted for, and none of the runs that are kept is there twice.
 doubled_none() {
   local from to counts runs
-  from=$(of_counted origin) to=$(of_counted mark)
-  counts=$(of_counted 'counts.ran}+{.status.counts.overlap}+{.status.counts.late}+{.status.counts.coalesced')
-  runs=$(of_counted 'lastRuns[*].id' | tr ' ' '\n')
+  # One answer: the next second changes all of it.
+  read -r from to counts runs < <(of_counted 'origin} {.status.mark} {.status.counts.ran}+{.status.counts.overlap}+{.status.counts.late}+{.status.counts.coalesced} {.status.lastRuns[*].id')
+  runs=${runs// /$'\n'}
   [[ -z $(sort <<<"$runs" | uniq -d) ]] || { echo "runs that are there twice: $runs"; return 1; }
   (($(date -d "$to" +%s) - $(date -d "$from" +%s) == counts)) || { echo "$counts slots from $from to $to"; return 1; }
 }
