@@ -280,6 +280,7 @@ impl Replica {
                 clock.clone(),
                 entropy.clone(),
                 tasks.clone(),
+                stopping.clone(),
             )),
         };
         let scheduler = Scheduler::start(SchedulerParts {

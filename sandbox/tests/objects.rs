@@ -235,16 +235,16 @@ async fn some_options_are_accepted_without_effect(#[case] query: &str) {
 
 #[rstest]
 #[case::apply("PATCH", "/a", "application/apply-patch+yaml", json!({}), 415, "server-side apply")]
-#[case::dry_run("POST", "?dryRun=All", "application/json", json!({}), 422, "dryRun")]
+#[case::dry_patch("PATCH", "/a?dryRun=All", "application/merge-patch+json", json!({}), 422, "dryRun")]
 #[case::dry_delete("DELETE", "/a", "application/json", json!({ "dryRun": ["All"] }), 422, "dryRun")]
 #[case::orphans("DELETE", "/a", "application/json", json!({ "propagationPolicy": "Orphan" }), 422, "propagationPolicy=Orphan")]
-#[case::foreground(
+#[case::orphans_by_query(
     "DELETE",
-    "/a?propagationPolicy=Foreground",
+    "/a?propagationPolicy=Orphan",
     "application/json",
     Value::Null,
     422,
-    "propagationPolicy=Foreground"
+    "propagationPolicy=Orphan"
 )]
 #[case::pages("GET", "?continue=abc", "application/json", Value::Null, 422, "continue")]
 #[case::exact(

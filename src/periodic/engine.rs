@@ -70,7 +70,7 @@ pub(super) struct Engine {
     listed: Option<BTreeSet<JobRef>>,
     skew: Skew,
     state: watch::Sender<SchedulerState>,
-    drain: watch::Receiver<Option<BootTime>>,
+    pub(super) drain: watch::Receiver<Option<BootTime>>,
     cut_off: bool,
     elector_gone: bool,
     published: BootTime,

@@ -19,6 +19,9 @@ use crate::{
 /// What the API server refused is asked about again this much later: a permission or a quota may have come.
 const TRIAL_AGAIN: Duration = Duration::from_mins(1);
 
+/// While the replica stops, requests that are forbidden are made again for this long.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(2);
+
 impl Engine {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
@@ -67,6 +70,7 @@ impl Engine {
                 _ if job.uid != uid => {}
                 ReadAnswer::Found(object) => {
                     job.doubtful = false;
+                    job.forbidden_since = None;
                     job.note_read(&object, floor);
                     found = Some(object);
                 }
@@ -77,6 +81,7 @@ impl Engine {
                     }
                     self.set_back(&mut job);
                 }
+                ReadAnswer::Forbidden(error) => self.forbidden(&mut job, &error),
             }
             self.jobs.insert(key.clone(), job);
         }
@@ -103,6 +108,7 @@ impl Engine {
         match answer {
             WriteAnswer::Written(object) => {
                 job.setbacks = 0;
+                job.forbidden_since = None;
                 self.written(job, kind, &object);
             }
             WriteAnswer::Refused => {
@@ -118,12 +124,29 @@ impl Engine {
                 }
                 self.set_back(job);
             }
+            WriteAnswer::Forbidden(error) => self.forbidden(job, &error),
             WriteAnswer::Unknown(error) => {
                 tracing::debug!(periodicjob = %job.key, error, "Whether a status was written is not known");
                 job.doubtful = true;
                 self.set_back(job);
             }
         }
+    }
+
+    /// A right that is lacking may come, so the request is made again; but one that is lacking while this replica stops
+    /// was taken away with the installation, and the replica does not wait for it until its grace period ends.
+    fn forbidden(&self, job: &mut Job, error: &str) {
+        let boot = self.clock.boot();
+        let since = *job.forbidden_since.get_or_insert(boot);
+        if self.drain.borrow().is_some() && boot >= since + FORBIDDEN_FOR {
+            tracing::warn!(periodicjob = %job.key, error, "What became of its runs is not recorded");
+            job.give_up_recording();
+            return;
+        }
+        if job.setbacks == 0 {
+            tracing::warn!(periodicjob = %job.key, error, "A job may not be read or written");
+        }
+        self.set_back(job);
     }
 
     fn written(&mut self, job: &mut Job, kind: &WriteKind, object: &PeriodicJob) {

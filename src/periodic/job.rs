@@ -48,6 +48,8 @@ pub struct Job {
     pub doubtful: bool,
     /// How many requests in a row came to nothing.
     pub setbacks: u32,
+    /// Since when the API server has refused requests about it for lack of a right, if it has refused the last one so.
+    pub forbidden_since: Option<BootTime>,
     /// No request before then.
     pub pause_until: Option<BootTime>,
     /// When to look at it again, by the time of day.
@@ -170,6 +172,7 @@ impl Job {
             busy: false,
             doubtful: false,
             setbacks: 0,
+            forbidden_since: None,
             pause_until: None,
             wake: None,
             catch_up_at: None,
@@ -333,6 +336,12 @@ impl Job {
             run.state = RunState::LeftOpen(RunEnd { outcome: Outcome::Interrupted, message, reason: None, at: now });
             true
         });
+    }
+
+    /// What has ended is not recorded any more: its intent stays as it is, for the next leader to settle.
+    pub fn give_up_recording(&mut self) {
+        self.doubtful = false;
+        self.runs.retain(|_, run| !matches!(run.state, RunState::Finished(_) | RunState::LeftOpen(_)));
     }
 
     /// Under Forbid, the next slot after `now`: a retry that would begin later is not made.

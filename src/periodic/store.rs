@@ -31,6 +31,8 @@ pub enum ReadAnswer {
     Unreadable(String),
     /// Nothing.
     Failed(String),
+    /// Nothing, for lack of a right.
+    Forbidden(String),
 }
 
 /// What became of a write.
@@ -46,6 +48,8 @@ pub enum WriteAnswer {
     Unsent,
     /// It is certain that nothing is stored.
     NotDone(String),
+    /// The same, for lack of a right.
+    Forbidden(String),
     /// It may be stored, now or later.
     Unknown(String),
 }
@@ -61,6 +65,7 @@ pub async fn read(client: Client, clock: SharedClock, job: JobRef) -> ReadAnswer
         Ok(Ok(Some(DeserializeGuard(Ok(object))))) => ReadAnswer::Found(Box::new(object)),
         Ok(Ok(Some(DeserializeGuard(Err(unreadable))))) => ReadAnswer::Unreadable(unreadable.error),
         Ok(Ok(None)) => ReadAnswer::Gone,
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => ReadAnswer::Forbidden(status.message),
         Ok(Err(error)) => ReadAnswer::Failed(explain(&error)),
         Err(elapsed) => ReadAnswer::Failed(elapsed.to_string()),
     }
@@ -84,6 +89,7 @@ fn refusal(error: &kube::Error) -> WriteAnswer {
         kube::Error::Api(status) => match status.code {
             404 => WriteAnswer::Gone,
             409 | 422 => WriteAnswer::Refused,
+            403 => WriteAnswer::Forbidden(explain(&error)),
             400..=499 => WriteAnswer::NotDone(explain(&error)),
             _ => WriteAnswer::Unknown(explain(&error)),
         },

@@ -161,3 +161,21 @@ async fn a_release_that_is_forbidden_is_given_up_long_before_the_grace_period_en
     scene.sandbox.faults().remove(rule);
     assert!(scene.holder().await.is_some(), "a forbidden write was stored");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_may_not_be_recorded_any_more_does_not_hold_up_the_release() {
+    let mut scene = Scene::set("60s").await;
+    let forbidden = || Fault::Refuse { code: 403, retry_after: None };
+    let rules = ["periodicjobs", "periodicjobs/status"]
+        .map(|resource| scene.sandbox.faults().add(FaultRule::new(forbidden()).resource(resource)));
+    scene.process.signal(Signal::TERM);
+    scene.process.log_line("Stopping");
+    scene.answer.send_replace(true);
+    scene.process.log_line("What became of its runs is not recorded");
+    assert_eq!(scene.process.wait().code(), Some(0));
+    for rule in rules {
+        scene.sandbox.faults().remove(rule);
+    }
+    assert_eq!(scene.holder().await, None, "the Lease was not given up");
+    assert_eq!(scene.status().await.active.len(), 1, "the next leader finds the run open");
+}

@@ -19,6 +19,7 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
 };
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use self::sights::{Lookout, Sight, Sights};
 pub use self::template::{TemplateError, check, job_name};
@@ -73,15 +74,17 @@ enum Said {
 }
 
 impl JobRunner {
-    /// A runner that reaches the API server by `api` and looks at the Jobs of `namespace`, or of all namespaces.
+    /// A runner that reaches the API server by `api` and looks at the Jobs of `namespace`, or of all namespaces, until
+    /// `stopping`: from then on, Jobs are left to the next leader.
     pub fn new(
         api: ApiServer,
         namespace: Option<String>,
         clock: SharedClock,
         entropy: SharedEntropy,
         tasks: Tasks,
+        stopping: CancellationToken,
     ) -> Self {
-        let sights = Sights::new(api.clone(), namespace, clock.clone(), entropy.clone(), tasks);
+        let sights = Sights::new(api.clone(), namespace, clock.clone(), entropy.clone(), tasks, stopping);
         Self { api, sights, clock, entropy }
     }
 

@@ -1,7 +1,7 @@
 //! One watch of the Jobs that were made here, for everyone who waits for the end of one.
 //!
 //! It is opened when the first one waits and closed when nobody has waited for a while: a replica that runs no Jobs needs
-//! no permission to see them. What is seen of a Job is kept only for those who wait. A list that a Job is not in is told as
+//! no permission to see them. It ends when the replica stops, too. What is seen of a Job is kept only for those who wait. A list that a Job is not in is told as
 //! [`Sight::Absent`]; whoever waits asks past the cache then.
 
 use std::{
@@ -17,6 +17,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::template::RUN_ID_LABEL;
 use crate::{
@@ -52,6 +53,7 @@ struct Shared {
     clock: SharedClock,
     entropy: SharedEntropy,
     tasks: Tasks,
+    stopping: CancellationToken,
     waiting: Mutex<Waiting>,
 }
 
@@ -81,8 +83,9 @@ impl Sights {
         clock: SharedClock,
         entropy: SharedEntropy,
         tasks: Tasks,
+        stopping: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Shared { api, namespace, clock, entropy, tasks, waiting: Mutex::default() }))
+        Self(Arc::new(Shared { api, namespace, clock, entropy, tasks, stopping, waiting: Mutex::default() }))
     }
 
     /// Waits for news of the Job `job` from now on.
@@ -92,7 +95,11 @@ impl Sights {
         let view = sender.subscribe();
         if !std::mem::replace(&mut waiting.watched, true) {
             let shared = self.0.clone();
-            self.0.tasks.spawn("watch of Jobs", async move { shared.follow().await }).detach();
+            let stopping = self.0.stopping.clone();
+            let watch = async move {
+                stopping.run_until_cancelled(shared.follow()).await;
+            };
+            self.0.tasks.spawn("watch of Jobs", watch).detach();
         }
         drop(waiting);
         Lookout { job, view, shared: self.0.clone() }

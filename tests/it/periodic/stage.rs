@@ -198,7 +198,7 @@ impl Stage {
         let seed = name.bytes().fold(self.lab.seed, |seed, byte| seed * 31 + u64::from(byte));
         let api = ApiServer::from_service(self.lab.sandbox.service(name), NAMESPACE, shared.clone());
         let (entropy, tasks) = (SeededEntropy::shared(seed), Tasks::default());
-        let jobs = JobRunner::new(api.clone(), None, shared.clone(), entropy.clone(), tasks.clone());
+        let jobs = JobRunner::new(api.clone(), None, shared.clone(), entropy.clone(), tasks.clone(), stopping.clone());
         let handle = Scheduler::start(SchedulerParts {
             api,
             dates: Vec::new(),
