@@ -7,6 +7,7 @@
 mod intake;
 mod ownership;
 mod requests;
+mod shown;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,7 +25,7 @@ use super::{
     adoption::{LeaseName, Seen},
     alarms::Alarms,
     feed::{Feed, Guarded},
-    job::{Job, Planning, Run, RunState, Standoff, Step, Surroundings, WriteKind},
+    job::{Job, Planning, Run, RunState, Step, Surroundings, WriteKind},
     observer::Observer,
     run::Ended,
     scheduler::{SchedulerParts, SchedulerState},
@@ -372,58 +373,6 @@ impl Engine {
         let past_deadline = self.drain.borrow().is_some_and(|deadline| self.clock.boot() >= deadline);
         let elector_gone = self.elector_gone || matches!(*self.standing.borrow(), Standing::Stopped);
         past_deadline || self.state.borrow().drained || (elector_gone && self.is_idle())
-    }
-
-    fn is_idle(&self) -> bool {
-        let in_doubt = |job: &Job| job.doubtful && !job.deleted && self.office.is_some();
-        let is_busy = |job: &Job| {
-            in_doubt(job) || job.busy || job.runs.values().any(|run| !matches!(run.state, RunState::Waiting))
-        };
-        !self.jobs.values().any(is_busy)
-    }
-
-    /// Shows the state: at once while a drain waits for it, else a few times a second, because it looks at every job.
-    fn publish(&mut self) {
-        let boot = self.clock.boot();
-        let draining = self.drain.borrow().is_some();
-        self.shown_is_stale = !draining && boot < self.published + SHOWN_EVERY;
-        if self.shown_is_stale {
-            return;
-        }
-        self.published = boot;
-        let mut state = SchedulerState {
-            synced: self.state.borrow().synced,
-            jobs: self.jobs.len(),
-            unreadable: self.unreadable.len(),
-            clock_skew: self.state.borrow().clock_skew,
-            wants_new_term: self.ownership.yields && self.planning == Planning::Closed,
-            drained: draining && self.is_idle(),
-            ..SchedulerState::default()
-        };
-        let mut outranked = 0;
-        for job in self.jobs.values() {
-            outranked += usize::from(job.said == Some(Standoff::Outranked));
-            state.foreign += usize::from(matches!(job.said, Some(Standoff::Foreign | Standoff::Outranked)));
-            state.other_class += usize::from(job.said == Some(Standoff::OtherClass));
-            state.regressed += usize::from(job.said == Some(Standoff::TokenRegressed));
-            for run in job.runs.values() {
-                match run.state {
-                    RunState::Acting(_) => state.acting += 1,
-                    RunState::Waiting => {}
-                    _ => state.unrecorded += 1,
-                }
-            }
-        }
-        // Not while anything is going on: a hand-over would wait for it, with nothing new being planned meanwhile.
-        self.ownership.yields |= outranked > 0 && self.office.is_some() && state.acting + state.unrecorded == 0;
-        self.state.send_if_modified(|shown| {
-            let changed = *shown != state;
-            if shown.foreign != state.foreign {
-                self.observer.foreign_objects(state.foreign);
-            }
-            *shown = state;
-            changed
-        });
     }
 
     /// Takes the next step for a job, if nothing is under way for it.
