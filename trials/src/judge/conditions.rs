@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     cut,
-    evidence::{Evidence, Family, Guarantee, Job},
+    evidence::{Evidence, Family, Guarantee, Job, Trial},
     share::{RAN_SHARE_FLOOR, RanShare, Unhindered},
 };
 use crate::{
@@ -64,6 +64,8 @@ pub struct Findings {
     pub doubled: Vec<(String, Timestamp)>,
     /// Those of them that had not been made to last longer than the drain.
     pub doubled_uncut: Vec<(String, Timestamp)>,
+    /// Those of them that no fault can have to do with.
+    pub doubled_in_calm: Vec<(String, Timestamp)>,
     /// Runs that the end of the drain cut off and that did not go on as their guarantee says.
     pub badly_cut: Vec<String>,
     /// Runs that reached the target earlier before their slot than the family allows, and by how much before it.
@@ -119,6 +121,7 @@ pub fn judge(evidence: &Evidence) -> Findings {
         lost: lost_slots(evidence),
         doubled_uncut: doubled.iter().filter(|(job, slot)| !cut::was_cut(evidence, job, *slot)).cloned().collect(),
         doubled,
+        doubled_in_calm: doubled_in_calm(evidence),
         badly_cut: cut::badly_cut(evidence),
         early: before_slot(evidence).filter(|(.., before)| *before > evidence.family.early_at_most()).collect(),
         earliest: before_slot(evidence).map(|(.., before)| before).max().unwrap_or_default(),
@@ -150,11 +153,19 @@ impl Findings {
         };
         fail(!self.lost.is_empty(), format!("{} slots lost, first {:?}", self.lost.len(), self.lost.first()));
         fail(
-            self.family.is_planned() && !self.doubled_uncut.is_empty(),
+            self.is_planned_and_doubled(),
             format!(
                 "{} runs doubled by a planned hand-over, first {:?}",
                 self.doubled_uncut.len(),
                 self.doubled_uncut.first()
+            ),
+        );
+        fail(
+            !self.is_planned_and_doubled() && !self.doubled_in_calm.is_empty(),
+            format!(
+                "{} runs doubled that were not open at any fault, first {:?}",
+                self.doubled_in_calm.len(),
+                self.doubled_in_calm.first()
             ),
         );
         fail(
@@ -208,6 +219,10 @@ impl Findings {
             format!("{} runs came before their slot, first {:?}", self.early.len(), self.early.first()),
         );
         failures
+    }
+
+    fn is_planned_and_doubled(&self) -> bool {
+        self.family.is_planned() && !self.doubled_uncut.is_empty()
     }
 
     /// The greatest signed distance between two successive terms.
@@ -293,16 +308,35 @@ fn intents_without_a_run(evidence: &Evidence, job: &Job, history: &JobHistory) -
 
 /// Slots whose run reached the target more than once, whatever the target said to it and whatever it called the run.
 pub(super) fn run_more_than_once(evidence: &Evidence, guarantee: Guarantee) -> Vec<(String, Timestamp)> {
-    let mut arrivals: BTreeMap<(&str, Timestamp), u32> = BTreeMap::new();
+    let twice = arrivals(evidence, guarantee).into_iter().filter(|(_, arrivals)| arrivals.len() > 1);
+    twice.map(|((job, slot), _)| (job.to_owned(), slot)).collect()
+}
+
+/// Of those, the ones that no fault can have to do with: neither was the first request made before a fault was over, nor the
+/// second after it had begun. What is made twice has been open at a fault.
+fn doubled_in_calm(evidence: &Evidence) -> Vec<(String, Timestamp)> {
+    let over = |trial: &Trial| trial.freeze.map_or(trial.calm, |freeze| freeze.cont.max(trial.calm));
+    let between =
+        |first: At, second: At| evidence.trials.iter().any(|trial| first <= over(trial) && second >= trial.armed);
+    let calm = |arrivals: &[At]| arrivals.windows(2).any(|two| !between(two[0], two[1]));
+    let doubled = arrivals(evidence, Guarantee::AtLeastOnce).into_iter().filter(|(_, arrivals)| calm(arrivals));
+    doubled.map(|((job, slot), _)| (job.to_owned(), slot)).collect()
+}
+
+/// When each slot's requests arrived, ascending.
+fn arrivals(evidence: &Evidence, guarantee: Guarantee) -> BTreeMap<(&str, Timestamp), Vec<At>> {
+    let mut arrivals: BTreeMap<(&str, Timestamp), Vec<At>> = BTreeMap::new();
     for entry in &evidence.entries {
         if let Some(slot) = entry.request.slot
             && evidence.jobs.iter().any(|job| job.name == entry.request.job && job.guarantee == guarantee)
         {
-            *arrivals.entry((&entry.request.job, slot)).or_default() += 1;
+            arrivals.entry((&entry.request.job, slot)).or_default().push(entry.first_byte);
         }
     }
-    let twice = arrivals.into_iter().filter(|(_, count)| *count > 1);
-    twice.map(|((job, slot), _)| (job.to_owned(), slot)).collect()
+    for arrivals in arrivals.values_mut() {
+        arrivals.sort();
+    }
+    arrivals
 }
 
 /// How long before its slot each request's first byte came; zero if it did not.

@@ -202,6 +202,13 @@ fn a_doubled_run_fails_a_planned_hand_over_and_is_only_counted_after_a_crash() {
 }
 
 #[test]
+fn a_run_that_is_doubled_though_it_was_not_open_at_any_fault_fails_after_a_crash_too() {
+    let mut evidence = clean(Family::Kill);
+    evidence.entries.push(entry(3_400, "least", 3, 8, B));
+    fails(&evidence, "1 runs doubled that were not open at any fault");
+}
+
+#[test]
 fn a_slot_run_under_two_run_ids_is_doubled_too() {
     let mut evidence = clean(Family::Term);
     let mut again = entry(2_900, "least", 1, 8, B);
