@@ -1,15 +1,16 @@
 //! The probe's receiver: who says that it leads, at a resolution of one millisecond.
 //!
 //! While it leads, a replica sends one UDP datagram per millisecond, `TOKEN IDENTITY SEQUENCE`, each after asking its guard.
-//! The receiver keeps the first and last of each token. All datagrams come through one socket, so they are read in the order
-//! in which they arrived: a receiver that is late can stretch a gap or shorten it, but it cannot invent an overlap.
+//! The receiver keeps the first and last of each token. All datagrams come through one socket and are stamped by the kernel as
+//! they arrive, so a receiver that reads them late changes neither their order nor the gaps between them.
 //!
 //! A datagram with a token lower than one already seen is kept on its own ([`Late`]): it is what an overlap is made of.
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, IoSliceMut},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,6 +20,13 @@ use std::{
 };
 
 use jiff::SignedDuration;
+use nix::{
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+        time::{TimeSpec, TimeValLike},
+    },
+    time::ClockId,
+};
 use serde::Serialize;
 
 use crate::clock::At;
@@ -200,6 +208,7 @@ impl<L: Datagrams> Probe<L> {
     pub fn receiving_at(address: SocketAddr) -> io::Result<Self> {
         let socket = UdpSocket::bind(address)?;
         socket.set_read_timeout(Some(STOP_CHECK))?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
         let address = socket.local_addr()?;
         let (log, stop) = (Arc::<Mutex<L>>::default(), Arc::<AtomicBool>::default());
         let thread = thread::Builder::new().name("probe".to_owned()).spawn({
@@ -232,14 +241,27 @@ impl<L> Drop for Probe<L> {
 }
 
 fn receive(socket: &UdpSocket, log: &Mutex<impl Datagrams>, stop: &AtomicBool) {
-    let mut datagram = [0_u8; 512];
+    let (mut datagram, mut control) = ([0_u8; 512], nix::cmsg_space!(TimeSpec));
     while !stop.load(Ordering::Relaxed) {
-        // A timeout is how the loop gets to look at `stop`; no other error of a loopback socket concerns the next datagram.
-        if let Ok(length) = socket.recv(&mut datagram) {
-            let at = At::now();
+        // A timeout is how the loop gets to look at `stop`; no other error of such a socket concerns the next datagram.
+        if let Ok((length, at)) = receive_one(socket, &mut datagram, &mut control) {
             lock(log).take(at, &datagram[..length]);
         }
     }
+}
+
+/// The next datagram, and when the kernel received it. It says that by the time of day, so what is left out is how long ago
+/// that was.
+fn receive_one(socket: &UdpSocket, datagram: &mut [u8], control: &mut [u8]) -> nix::Result<(usize, At)> {
+    let mut parts = [IoSliceMut::new(datagram)];
+    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::empty())?;
+    let (now, read) = (ClockId::CLOCK_REALTIME.now()?, At::now());
+    let stamp = received.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
+        _ => None,
+    });
+    let waited = stamp.map_or(0, |stamp| (now - stamp).num_nanoseconds());
+    Ok((received.bytes, At::from_nanos(read.nanos().saturating_sub(u64::try_from(waited).unwrap_or(0)))))
 }
 
 /// The token, the identity and the sequence number of a datagram.
@@ -287,6 +309,21 @@ mod tests {
     fn datagrams_that_never_arrived_are_counted() {
         let log = log(&[(10, "5 a 7"), (14, "5 a 11"), (15, "garbage"), (16, "5 a x"), (17, "5 a 5 more")]);
         assert_eq!((log.lost(), log.malformed()), (3, 3));
+    }
+
+    #[test]
+    fn a_datagram_that_is_read_late_is_stamped_when_it_arrived() {
+        const LATE: Duration = Duration::from_millis(200);
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sender.send_to(b"7 replica-0 0", socket.local_addr().unwrap()).unwrap();
+        let sent = At::now();
+        thread::sleep(LATE);
+        let mut datagram = [0_u8; 64];
+        let (length, at) = receive_one(&socket, &mut datagram, &mut nix::cmsg_space!(TimeSpec)).unwrap();
+        assert_eq!(&datagram[..length], b"7 replica-0 0");
+        assert!(at < sent.plus(LATE / 2), "{:?} after it was sent", at.since(sent));
     }
 
     #[test]

@@ -169,7 +169,7 @@ pub fn table(about: &About, rows: &[Row]) -> String {
     );
     line("Hand-over: from the last sign of a leader that leaves in order to the first of its successor.".to_owned());
     line(
-        "Signs are stamped as they are read: on a busy machine they wait for that, and a short gap shows shorter."
+        "Signs are stamped by the kernel of the machine on which they arrive; a leader sends one per millisecond."
             .to_owned(),
     );
     text
