@@ -19,7 +19,7 @@ libraries=$(ldd "$binary" 2>/dev/null | grep -oE '/[^ ]+') || fail "$binary is s
 build_skew
 context=$(mktemp -d "$run/context.XXXXXX")
 trap 'rm -rf "$context"' EXIT
-install -D "$binary" "$context/root/tenure"
+install -D -s "$binary" "$context/root/tenure"
 install "$skew_library" "$context/root/skew.so"
 for library in $libraries; do install -D "$library" "$context/root$library"; done
 build_image "$image" "$run/skewed.tar" "$here/images/skewed.Dockerfile" "$context"
