@@ -35,6 +35,10 @@ use crate::clock::At;
 const LATE_BOUND: usize = 10_000;
 /// How long the receiver waits before it looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
+/// The kernel begins to stamp this soon after it was asked to, on a very busy machine.
+const STAMPS_WITHIN: Duration = Duration::from_secs(5);
+/// A datagram that has waited this long shows by its stamp whether it was stamped as it arrived or as it was read.
+const STAMP_TEST: Duration = Duration::from_millis(2);
 
 /// What was seen of one token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -206,9 +210,8 @@ impl Probe {
 impl<L: Datagrams> Probe<L> {
     /// Starts a receiver at this address, with a log of another kind.
     pub fn receiving_at(address: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
+        let socket = stamping_socket(address)?;
         socket.set_read_timeout(Some(STOP_CHECK))?;
-        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
         let address = socket.local_addr()?;
         let (log, stop) = (Arc::<Mutex<L>>::default(), Arc::<AtomicBool>::default());
         let thread = thread::Builder::new().name("probe".to_owned()).spawn({
@@ -248,6 +251,35 @@ fn receive(socket: &UdpSocket, log: &Mutex<impl Datagrams>, stop: &AtomicBool) {
             lock(log).take(at, &datagram[..length]);
         }
     }
+}
+
+/// A socket whose datagrams the kernel stamps as they arrive.
+///
+/// Linux switches its stamps on a moment after the first socket has asked for them, and whatever arrives before that is
+/// stamped as it is read (`net_enable_timestamp`, `__sock_recv_timestamp`). The switch is one for the whole machine, so a
+/// second socket can find out by a datagram of its own.
+fn stamping_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let asking = |address: SocketAddr| {
+        let socket = UdpSocket::bind(address)?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+        io::Result::Ok(socket)
+    };
+    let socket = asking(address)?;
+    let trial = asking(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    trial.connect(trial.local_addr()?)?;
+    trial.set_read_timeout(Some(STAMPS_WITHIN))?;
+    let (mut datagram, mut control) = ([0_u8; 1], nix::cmsg_space!(TimeSpec));
+    let deadline = At::now().plus(STAMPS_WITHIN);
+    while At::now() < deadline {
+        trial.send(&[0])?;
+        let sent = At::now();
+        thread::sleep(STAMP_TEST);
+        let (_, at) = receive_one(&trial, &mut datagram, &mut control)?;
+        if at < sent.plus(STAMP_TEST / 2) {
+            return Ok(socket);
+        }
+    }
+    Err(io::Error::other(format!("the kernel does not stamp datagrams within {STAMPS_WITHIN:?} of being asked to")))
 }
 
 /// The next datagram, and when the kernel received it. It says that by the time of day, so what is left out is how long ago
@@ -314,8 +346,7 @@ mod tests {
     #[test]
     fn a_datagram_that_is_read_late_is_stamped_when_it_arrived() {
         const LATE: Duration = Duration::from_millis(200);
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        setsockopt(&socket, sockopt::ReceiveTimestampns, &true).unwrap();
+        let socket = stamping_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         sender.send_to(b"7 replica-0 0", socket.local_addr().unwrap()).unwrap();
         let sent = At::now();
