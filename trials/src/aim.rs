@@ -7,7 +7,7 @@ use sandbox::{Fault, FaultId, FaultRule, Hold, Sandbox, Verb};
 
 use crate::{
     judge::Window,
-    ledger::{self, Ledger},
+    ledger::{self, Ledger, Whose},
 };
 
 /// The subresource that intents and results are written to.
@@ -44,7 +44,7 @@ impl Aim {
     /// Holds the next run of `job` on the replica `client` (which the ledger knows by `address`) in `window`.
     pub fn take(sandbox: &Sandbox, ledger: &Ledger, window: Window, job: &str, client: &str, address: IpAddr) -> Self {
         if window == Window::Acting {
-            return Self::Act(ledger.hold(Some(job), Some(address)));
+            return Self::Act(ledger.hold(Some(job), Whose::Replica(address)));
         }
         let hold = sandbox.faults().new_hold();
         let (fault, piece) = match window {

@@ -44,6 +44,8 @@ pub struct Seen {
     pub log: Log,
     /// Who said that it led.
     pub probe: ProbeLog,
+    /// Datagrams that the probe's socket threw away.
+    pub dropped: u32,
 }
 
 /// The jobs of every family.
@@ -94,12 +96,26 @@ impl Observers {
 
     /// What was seen so far.
     pub fn seen(&self) -> Seen {
-        Seen { history: self.watcher.history(), log: self.ledger.log(), probe: self.probe.log() }
+        Seen {
+            history: self.watcher.history(),
+            log: self.ledger.log(),
+            probe: self.probe.log(),
+            dropped: self.probe.dropped(),
+        }
     }
 }
 
 impl Seen {
-    /// Writes it to files, and complains about what keeps to no contract.
+    /// What keeps to no contract, and what was lost on the last few steps: evidence with a hole proves nothing.
+    pub fn complaints(&self) -> Vec<String> {
+        let count = |count: u64, what: &str| (count > 0).then(|| format!("{count} datagrams {what}"));
+        let unreadable = self.log.malformed_requests().iter().chain(self.history.unreadable()).cloned();
+        let malformed = count(self.probe.malformed(), "that do not read TOKEN IDENTITY SEQUENCE");
+        let dropped = count(self.dropped.into(), "thrown away because the receiver did not keep up");
+        unreadable.chain(malformed).chain(dropped).collect()
+    }
+
+    /// Writes it to files.
     ///
     /// # Errors
     ///
@@ -110,9 +126,6 @@ impl Seen {
         write_lines(&directory.join("late-datagrams.jsonl"), self.probe.late())?;
         for (name, job) in self.history.jobs() {
             write_lines(&directory.join(format!("status-{name}.jsonl")), &job.versions)?;
-        }
-        for complaint in self.log.malformed_requests().iter().chain(self.history.unreadable()) {
-            tracing::error!(complaint, "something seen does not keep to its contract");
         }
         Ok(())
     }

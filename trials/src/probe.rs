@@ -7,13 +7,13 @@
 //! A datagram with a token lower than one already seen is kept on its own ([`Late`]): it is what an overlap is made of.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IoSliceMut},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -33,6 +33,8 @@ use crate::clock::At;
 
 /// How many late datagrams are kept one by one. A guard that always says yes sends a thousand in a second; a judge needs few.
 const LATE_BOUND: usize = 10_000;
+/// Room for the datagrams of some seconds, in bytes: a receiver that does not get to run must lose none.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// How long the receiver waits before it looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 /// The kernel begins to stamp this soon after it was asked to, on a very busy machine.
@@ -75,6 +77,7 @@ pub struct ProbeLog {
     late: Vec<Late>,
     late_total: u64,
     malformed: u64,
+    shared_tokens: BTreeSet<u64>,
 }
 
 /// The distance between two successive terms: last of the older one, minus first of the newer one. A gap is negative.
@@ -100,6 +103,7 @@ pub trait Datagrams: Default + Send + 'static {
 pub struct Probe<L = ProbeLog> {
     address: SocketAddr,
     log: Arc<Mutex<L>>,
+    dropped: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -133,6 +137,9 @@ impl ProbeLog {
             received: 0,
             sequence: (sequence, sequence),
         });
+        if term.identity != identity {
+            self.shared_tokens.insert(token);
+        }
         if !late {
             term.last = at;
         }
@@ -163,6 +170,11 @@ impl ProbeLog {
     /// Datagrams that did not read `TOKEN IDENTITY SEQUENCE`.
     pub fn malformed(&self) -> u64 {
         self.malformed
+    }
+
+    /// The tokens that more than one replica has sent.
+    pub fn shared_tokens(&self) -> impl Iterator<Item = u64> {
+        self.shared_tokens.iter().copied()
     }
 
     /// How many datagrams between the first and the last of a term never arrived.
@@ -212,18 +224,26 @@ impl<L: Datagrams> Probe<L> {
     pub fn receiving_at(address: SocketAddr) -> io::Result<Self> {
         let socket = stamping_socket(address)?;
         socket.set_read_timeout(Some(STOP_CHECK))?;
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+        setsockopt(&socket, sockopt::RxqOvfl, &1)?;
         let address = socket.local_addr()?;
-        let (log, stop) = (Arc::<Mutex<L>>::default(), Arc::<AtomicBool>::default());
+        let (log, dropped, stop) =
+            (Arc::<Mutex<L>>::default(), Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
         let thread = thread::Builder::new().name("probe".to_owned()).spawn({
-            let (log, stop) = (log.clone(), stop.clone());
-            move || receive(&socket, &log, &stop)
+            let (log, dropped, stop) = (log.clone(), dropped.clone(), stop.clone());
+            move || receive(&socket, &log, &dropped, &stop)
         })?;
-        Ok(Self { address, log, stop, thread: Some(thread) })
+        Ok(Self { address, log, dropped, stop, thread: Some(thread) })
     }
 
     /// Where replicas send their datagrams.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many datagrams the kernel threw away because the receiver did not keep up, as of the last one received.
+    pub fn dropped(&self) -> u32 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// What `look` finds in the log, without a copy of it.
@@ -243,14 +263,24 @@ impl<L> Drop for Probe<L> {
     }
 }
 
-fn receive(socket: &UdpSocket, log: &Mutex<impl Datagrams>, stop: &AtomicBool) {
-    let (mut datagram, mut control) = ([0_u8; 512], nix::cmsg_space!(TimeSpec));
+fn receive(socket: &UdpSocket, log: &Mutex<impl Datagrams>, dropped: &AtomicU32, stop: &AtomicBool) {
+    let (mut datagram, mut control) = ([0_u8; 512], nix::cmsg_space!(TimeSpec, u32));
     while !stop.load(Ordering::Relaxed) {
         // A timeout is how the loop gets to look at `stop`; no other error of such a socket concerns the next datagram.
-        if let Ok((length, at)) = receive_one(socket, &mut datagram, &mut control) {
-            lock(log).take(at, &datagram[..length]);
+        if let Ok(received) = receive_one(socket, &mut datagram, &mut control) {
+            lock(log).take(received.at, &datagram[..received.length]);
+            dropped.fetch_max(received.dropped, Ordering::Relaxed);
         }
     }
+}
+
+/// A datagram that was received.
+struct Received {
+    length: usize,
+    /// When it arrived.
+    at: At,
+    /// How many the socket had thrown away by then.
+    dropped: u32,
 }
 
 /// A socket whose datagrams the kernel stamps as they arrive.
@@ -274,8 +304,7 @@ fn stamping_socket(address: SocketAddr) -> io::Result<UdpSocket> {
         trial.send(&[0])?;
         let sent = At::now();
         thread::sleep(STAMP_TEST);
-        let (_, at) = receive_one(&trial, &mut datagram, &mut control)?;
-        if at < sent.plus(STAMP_TEST / 2) {
+        if receive_one(&trial, &mut datagram, &mut control)?.at < sent.plus(STAMP_TEST / 2) {
             return Ok(socket);
         }
     }
@@ -284,16 +313,20 @@ fn stamping_socket(address: SocketAddr) -> io::Result<UdpSocket> {
 
 /// The next datagram, and when the kernel received it. It says that by the time of day, so what is left out is how long ago
 /// that was.
-fn receive_one(socket: &UdpSocket, datagram: &mut [u8], control: &mut [u8]) -> nix::Result<(usize, At)> {
+fn receive_one(socket: &UdpSocket, datagram: &mut [u8], control: &mut [u8]) -> nix::Result<Received> {
     let mut parts = [IoSliceMut::new(datagram)];
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::empty())?;
     let (now, read) = (ClockId::CLOCK_REALTIME.now()?, At::now());
-    let stamp = received.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
-        _ => None,
-    });
-    let waited = stamp.map_or(0, |stamp| (now - stamp).num_nanoseconds());
-    Ok((received.bytes, At::from_nanos(read.nanos().saturating_sub(u64::try_from(waited).unwrap_or(0)))))
+    let (mut waited, mut dropped) = (0, 0);
+    for message in received.cmsgs()? {
+        match message {
+            ControlMessageOwned::ScmTimestampns(stamp) => waited = (now - stamp).num_nanoseconds(),
+            ControlMessageOwned::RxqOvfl(count) => dropped = count,
+            _ => {}
+        }
+    }
+    let at = At::from_nanos(read.nanos().saturating_sub(u64::try_from(waited).unwrap_or(0)));
+    Ok(Received { length: received.bytes, at, dropped })
 }
 
 /// The token, the identity and the sequence number of a datagram.
@@ -344,6 +377,29 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_two_replicas_send_is_kept() {
+        let log = log(&[(10, "5 a 0"), (11, "5 b 1"), (31, "8 b 0")]);
+        assert_eq!(log.shared_tokens().collect::<Vec<_>>(), [5]);
+    }
+
+    #[test]
+    fn datagrams_that_do_not_fit_into_the_socket_are_counted() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        setsockopt(&socket, sockopt::RcvBuf, &4096).unwrap();
+        setsockopt(&socket, sockopt::RxqOvfl, &1).unwrap();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let send = || assert_eq!(sender.send_to(b"7 replica-0 0", socket.local_addr().unwrap()).unwrap(), 13);
+        (0..1_000).for_each(|_| send());
+        let received = || {
+            let (mut datagram, mut control) = ([0_u8; 64], nix::cmsg_space!(TimeSpec, u32));
+            receive_one(&socket, &mut datagram, &mut control).unwrap()
+        };
+        while received().dropped == 0 {
+            send();
+        }
+    }
+
+    #[test]
     fn a_datagram_that_is_read_late_is_stamped_when_it_arrived() {
         const LATE: Duration = Duration::from_millis(200);
         let socket = stamping_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -352,7 +408,7 @@ mod tests {
         let sent = At::now();
         thread::sleep(LATE);
         let mut datagram = [0_u8; 64];
-        let (length, at) = receive_one(&socket, &mut datagram, &mut nix::cmsg_space!(TimeSpec)).unwrap();
+        let Received { length, at, .. } = receive_one(&socket, &mut datagram, &mut nix::cmsg_space!(TimeSpec)).unwrap();
         assert_eq!(&datagram[..length], b"7 replica-0 0");
         assert!(at < sent.plus(LATE / 2), "{:?} after it was sent", at.since(sent));
     }

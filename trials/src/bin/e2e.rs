@@ -11,7 +11,7 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use trials::{
     judge::{Family, judge, render},
-    pods::{self, About, Hands, PodsError, Row, Settings},
+    pods::{self, About, Hands, Outcome, PodsError, Row, Settings},
 };
 
 /// Strike the leader's pod, its node and the control plane, and judge what reached the ledger.
@@ -70,43 +70,88 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (mut failures, mut not_applicable, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-    for family in arguments.families.iter().copied() {
+    let mut report = Report::default();
+    for (place, family) in arguments.families.iter().copied().enumerate() {
         let settings = settings(&arguments, family, seed);
         println!("\n{family}: {} trials, log in {}", settings.trials, settings.directory.display());
         match Box::pin(pods::run(client.clone(), &settings)).await {
             Ok(outcome) => {
-                let findings = judge(&outcome.evidence);
-                print!("{}", render(&outcome.evidence, &findings));
-                if family.freezes() {
-                    let (went_on, restarted) = outcome.thawed;
-                    println!("  {:<42} {went_on} went on, {restarted} restarted by the kubelet", "thawed");
-                }
-                failures.extend(findings.failures());
-                failures.extend(outcome.failures());
-                rows.push(Row::of(&outcome, &findings));
-                let path = settings.directory.join("findings.txt");
-                if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {
-                    eprintln!("cannot write {}: {error}", path.display());
+                report.take(&settings, &outcome);
+                if outcome.began_in_disorder() {
+                    let left = arguments.families[place + 1..].iter();
+                    report
+                        .obstacles
+                        .extend(left.map(|family| format!("{family}: not run, there is no calm to begin in")));
+                    break;
                 }
             }
-            Err(error @ PodsError::NotApplicable { .. }) => not_applicable.push(error),
+            Err(error @ PodsError::NotApplicable { .. }) => report.not_applicable.push(error),
             Err(error) => {
                 let logs = settings.directory.display();
-                eprintln!("{family}: the trials could not be run: {error}\nThe logs are in {logs}");
-                return ExitCode::from(2);
+                report.obstacles.push(format!("{family}: {error}; the logs are in {logs}"));
             }
         }
     }
-    show_table(&arguments, pods::table(&About::gather(&client, arguments.commit.clone(), seed).await, &rows));
-    for error in &not_applicable {
-        println!("not applicable here: {error}");
+    show_table(&arguments, pods::table(&About::gather(&client, arguments.commit.clone(), seed).await, &report.rows));
+    report.end()
+}
+
+/// What a run comes to.
+#[derive(Debug, Default)]
+struct Report {
+    rows: Vec<Row>,
+    /// Conditions that failed.
+    failures: Vec<String>,
+    /// Why trials could not be run, for reasons that say nothing about Tenure.
+    obstacles: Vec<String>,
+    not_applicable: Vec<PodsError>,
+}
+
+impl Report {
+    /// Judges a family.
+    fn take(&mut self, settings: &Settings, outcome: &Outcome) {
+        let family = settings.family;
+        let findings = judge(&outcome.evidence);
+        print!("{}", render(&outcome.evidence, &findings));
+        if family.freezes() {
+            let (went_on, restarted) = outcome.thawed;
+            println!("  {:<42} {went_on} went on, {restarted} restarted by the kubelet", "thawed");
+        }
+        self.failures.extend(findings.failures());
+        self.failures.extend(outcome.failures());
+        self.obstacles.extend(outcome.obstacle().map(|error| format!("{family}: {error}")));
+        self.rows.push(Row::of(outcome, &findings));
+        let path = settings.directory.join("findings.txt");
+        if let Err(error) = std::fs::write(&path, format!("{findings:#?}\n")) {
+            eprintln!("cannot write {}: {error}", path.display());
+        }
     }
-    for failure in &failures {
-        println!("FAILED {failure}");
+
+    fn end(self) -> ExitCode {
+        for error in &self.not_applicable {
+            println!("not applicable here: {error}");
+        }
+        for failure in &self.failures {
+            println!("FAILED {failure}");
+        }
+        for obstacle in &self.obstacles {
+            println!("NOT RUN TO ITS END {obstacle}");
+        }
+        if self.rows.is_empty() {
+            println!("nothing was run");
+        }
+        match (self.failures.is_empty(), self.obstacles.is_empty() && !self.rows.is_empty()) {
+            (false, _) => {
+                println!("failed");
+                ExitCode::from(1)
+            }
+            (true, false) => ExitCode::from(2),
+            (true, true) => {
+                println!("passed");
+                ExitCode::SUCCESS
+            }
+        }
     }
-    println!("{}", if failures.is_empty() { "passed" } else { "failed" });
-    ExitCode::from(u8::from(!failures.is_empty()))
 }
 
 /// Prints the table, and writes it to a file.

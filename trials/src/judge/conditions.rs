@@ -1,13 +1,18 @@
 //! Each condition, as a function of the evidence.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     cut,
-    evidence::{Evidence, Family, Guarantee, Job, Trial},
+    doubled::{doubled_without_excuse, run_more_than_once},
+    evidence::{Evidence, Family, Guarantee, Job},
+    liveness::{self, Leaderless},
     share::{RAN_SHARE_FLOOR, RanShare, Unhindered},
 };
 use crate::{
@@ -64,8 +69,8 @@ pub struct Findings {
     pub doubled: Vec<(String, Timestamp)>,
     /// Those of them that had not been made to last longer than the drain.
     pub doubled_uncut: Vec<(String, Timestamp)>,
-    /// Those of them that no fault can have to do with.
-    pub doubled_in_calm: Vec<(String, Timestamp)>,
+    /// Those of them that no fault excuses.
+    pub doubled_without_excuse: Vec<(String, Timestamp)>,
     /// Runs that the end of the drain cut off and that did not go on as their guarantee says.
     pub badly_cut: Vec<String>,
     /// Runs that reached the target earlier before their slot than the family allows, and by how much before it.
@@ -92,10 +97,16 @@ pub struct Findings {
     pub unhindered_not_run: Vec<(String, Timestamp)>,
     /// Slots counted as coalesced though a leader was at work.
     pub coalesced_in_office: Vec<(String, Timestamp)>,
-    /// From the signal to the first sign of the successor.
+    /// From each fault, or from the return of the control plane, to the first sign of whoever led then.
     pub take_overs: Vec<Duration>,
-    /// Those that took longer than is promised.
-    pub late_take_overs: Vec<Duration>,
+    /// What successors did not keep to.
+    pub broken_take_overs: Vec<String>,
+    /// Times without a leader that were too long.
+    pub leaderless: Vec<Leaderless>,
+    /// Tokens that two replicas led with.
+    pub shared_tokens: Vec<u64>,
+    /// What was seen and keeps to no contract, and what the observers lost.
+    pub complaints: Vec<String>,
     /// From the last sign of a leader to the first of its successor, in the families in which each change is a hand-over.
     pub hand_overs: Vec<Duration>,
     /// From a slot to its first request, of the unhindered slots that were run.
@@ -110,10 +121,6 @@ pub fn judge(evidence: &Evidence) -> Findings {
     let Unhindered { share: ran_share, not_run: unhindered_not_run, lateness } = Unhindered::of(evidence);
     let doubled = run_more_than_once(evidence, Guarantee::AtLeastOnce);
     let overlaps = evidence.probe.overlaps(|late| excused.contains(late));
-    let take_over = |struck: At, taken: Option<At>| taken.map(|taken| taken.since(struck));
-    let take_overs: Vec<Duration> =
-        evidence.trials.iter().filter_map(|trial| take_over(trial.struck, trial.taken_over)).collect();
-    let is_late = |took: &&Duration| evidence.take_over_limit.is_some_and(|limit| **took > limit);
     Findings {
         family: evidence.family,
         due,
@@ -121,10 +128,10 @@ pub fn judge(evidence: &Evidence) -> Findings {
         lost: lost_slots(evidence),
         doubled_uncut: doubled.iter().filter(|(job, slot)| !cut::was_cut(evidence, job, *slot)).cloned().collect(),
         doubled,
-        doubled_in_calm: doubled_in_calm(evidence),
+        doubled_without_excuse: doubled_without_excuse(evidence),
         badly_cut: cut::badly_cut(evidence),
-        early: before_slot(evidence).filter(|(.., before)| *before > evidence.family.early_at_most()).collect(),
-        earliest: before_slot(evidence).map(|(.., before)| before).max().unwrap_or_default(),
+        early: early(evidence),
+        earliest: evidence.entries.iter().map(|entry| before_slot(evidence, entry)).max().unwrap_or_default(),
         untold_clocks: untold_clocks(evidence),
         at_most_once_twice: run_more_than_once(evidence, Guarantee::AtMostOnce),
         old_refused_unexcused: unexcused(evidence, &old_refused),
@@ -136,8 +143,11 @@ pub fn judge(evidence: &Evidence) -> Findings {
         ran_share,
         unhindered_not_run,
         coalesced_in_office: coalesced_in_office(evidence),
-        late_take_overs: take_overs.iter().filter(is_late).copied().collect(),
-        take_overs,
+        take_overs: liveness::take_overs(evidence),
+        broken_take_overs: liveness::broken_take_overs(evidence),
+        leaderless: liveness::leaderless(evidence),
+        shared_tokens: shared_tokens(evidence),
+        complaints: evidence.complaints.clone(),
         lateness,
     }
 }
@@ -161,11 +171,11 @@ impl Findings {
             ),
         );
         fail(
-            !self.is_planned_and_doubled() && !self.doubled_in_calm.is_empty(),
+            !self.is_planned_and_doubled() && !self.doubled_without_excuse.is_empty(),
             format!(
-                "{} runs doubled that were not open at any fault, first {:?}",
-                self.doubled_in_calm.len(),
-                self.doubled_in_calm.first()
+                "{} runs doubled that no fault excuses, first {:?}",
+                self.doubled_without_excuse.len(),
+                self.doubled_without_excuse.first()
             ),
         );
         fail(
@@ -204,14 +214,15 @@ impl Findings {
             ),
         );
         fail(
-            !self.late_take_overs.is_empty(),
-            format!(
-                "{} successors came later than is promised, the last of them after {:?}",
-                self.late_take_overs.len(),
-                self.late_take_overs.iter().max()
-            ),
+            !self.leaderless.is_empty(),
+            format!("nobody led for too long {} times, first {:?}", self.leaderless.len(), self.leaderless.first()),
         );
-        for broken in self.badly_cut.iter().chain(&self.untold_clocks) {
+        fail(!self.shared_tokens.is_empty(), format!("two replicas led with the tokens {:?}", self.shared_tokens));
+        fail(
+            !self.complaints.is_empty(),
+            format!("{} things seen prove nothing, first: {}", self.complaints.len(), self.complaints.join("; ")),
+        );
+        for broken in self.badly_cut.iter().chain(&self.untold_clocks).chain(&self.broken_take_overs) {
             fail(true, broken.clone());
         }
         fail(
@@ -306,52 +317,35 @@ fn intents_without_a_run(evidence: &Evidence, job: &Job, history: &JobHistory) -
     lost
 }
 
-/// Slots whose run reached the target more than once, whatever the target said to it and whatever it called the run.
-pub(super) fn run_more_than_once(evidence: &Evidence, guarantee: Guarantee) -> Vec<(String, Timestamp)> {
-    let twice = arrivals(evidence, guarantee).into_iter().filter(|(_, arrivals)| arrivals.len() > 1);
-    twice.map(|((job, slot), _)| (job.to_owned(), slot)).collect()
+/// How long before its slot a request's first byte came; zero if it did not.
+fn before_slot(evidence: &Evidence, entry: &Entry) -> Duration {
+    entry.request.slot.map(|slot| evidence.timeline.at(slot).since(entry.first_byte)).unwrap_or_default()
 }
 
-/// Of those, the ones that no fault can have to do with: neither was the first request made before a fault was over, nor the
-/// second after it had begun. What is made twice has been open at a fault.
-fn doubled_in_calm(evidence: &Evidence) -> Vec<(String, Timestamp)> {
-    let over = |trial: &Trial| trial.freeze.map_or(trial.calm, |freeze| freeze.cont.max(trial.calm));
-    let between =
-        |first: At, second: At| evidence.trials.iter().any(|trial| first <= over(trial) && second >= trial.armed);
-    let calm = |arrivals: &[At]| arrivals.windows(2).any(|two| !between(two[0], two[1]));
-    let doubled = arrivals(evidence, Guarantee::AtLeastOnce).into_iter().filter(|(_, arrivals)| calm(arrivals));
-    doubled.map(|((job, slot), _)| (job.to_owned(), slot)).collect()
+fn early(evidence: &Evidence) -> Vec<(String, Timestamp, Duration)> {
+    let early = |entry: &Entry| {
+        let before = before_slot(evidence, entry);
+        let is_early = before > evidence.early_at_most(entry.request.token);
+        is_early.then_some((entry.request.job.clone(), entry.request.slot?, before))
+    };
+    evidence.entries.iter().filter_map(early).collect()
 }
 
-/// When each slot's requests arrived, ascending.
-fn arrivals(evidence: &Evidence, guarantee: Guarantee) -> BTreeMap<(&str, Timestamp), Vec<At>> {
-    let mut arrivals: BTreeMap<(&str, Timestamp), Vec<At>> = BTreeMap::new();
+/// A token belongs to one term of one replica: whoever else sends a datagram or a request with it leads beside it.
+fn shared_tokens(evidence: &Evidence) -> Vec<u64> {
+    let mut senders: BTreeMap<u64, BTreeSet<IpAddr>> = BTreeMap::new();
     for entry in &evidence.entries {
-        if let Some(slot) = entry.request.slot
-            && evidence.jobs.iter().any(|job| job.name == entry.request.job && job.guarantee == guarantee)
-        {
-            arrivals.entry((&entry.request.job, slot)).or_default().push(entry.first_byte);
-        }
+        senders.entry(entry.request.token).or_default().insert(entry.replica);
     }
-    for arrivals in arrivals.values_mut() {
-        arrivals.sort();
-    }
-    arrivals
-}
-
-/// How long before its slot each request's first byte came; zero if it did not.
-fn before_slot(evidence: &Evidence) -> impl Iterator<Item = (String, Timestamp, Duration)> {
-    evidence.entries.iter().filter_map(|entry| {
-        let slot = entry.request.slot?;
-        Some((entry.request.job.clone(), slot, evidence.timeline.at(slot).since(entry.first_byte)))
-    })
+    let of_requests = senders.into_iter().filter(|(_, replicas)| replicas.len() > 1).map(|(token, _)| token);
+    of_requests.chain(evidence.probe.shared_tokens()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// A replica whose time of day is wrong knows the difference to within the whole seconds of a date and the time of an answer.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 
 fn untold_clocks(evidence: &Evidence) -> Vec<String> {
-    let wrong = evidence.trials.iter().filter_map(|trial| Some((trial.number, trial.wrong_clock?)));
+    let wrong = evidence.trials.iter().filter_map(|trial| Some((trial.number, trial.wrong_clock.as_ref()?)));
     let untold = wrong.filter(|(_, clock)| clock.told.is_none_or(|told| (told - clock.off).abs() > TOLD_WITHIN));
     untold
         .map(|(number, clock)| format!("trial {number}: a clock off by {:?} was told as {:?}", clock.off, clock.told))
@@ -420,8 +414,8 @@ pub(super) fn coalesced_in_office(evidence: &Evidence) -> Vec<(String, Timestamp
         for (slot, token) in coalesced(evidence, job) {
             let at = evidence.timeline.at(slot);
             // A leader whose time of day is ahead takes for missed what is due within that.
-            let ahead = evidence.family.early_at_most();
-            let at_work_before = |token: u64| at_work.get(&token).is_some_and(|began| began.plus(ahead) <= at);
+            let at_work_before =
+                |token: u64| at_work.get(&token).is_some_and(|began| began.plus(evidence.early_at_most(token)) <= at);
             if token.is_none_or(at_work_before) {
                 outside.push((job.name.clone(), slot));
             }

@@ -85,13 +85,26 @@ pub struct Job {
 pub struct Freeze {
     /// SIGSTOP.
     pub stop: At,
-    /// SIGCONT.
+    /// When SIGCONT was about to be sent.
     pub cont: At,
+    /// When it had been: a helper that sends it takes its time.
+    pub thawed: At,
+}
+
+/// A time in which the control plane was out of order.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    /// From then on.
+    pub from: At,
+    /// When it was in order again.
+    pub back: At,
 }
 
 /// A wrong time of day, and what the replica that had it said of it.
 #[derive(Debug, Clone, Copy)]
 pub struct WrongClock {
+    /// The token by which that replica led.
+    pub token: u64,
     /// How far its time of day was ahead of the right one.
     pub off: SignedDuration,
     /// What its metric said; nothing if it never spoke of it.
@@ -119,8 +132,12 @@ pub struct Trial {
     pub calm: At,
     /// How long the leader was frozen, in the family that freezes.
     pub freeze: Option<Freeze>,
+    /// When the control plane was out of order, in the families in which it is struck.
+    pub outage: Option<Outage>,
     /// When the successor was first seen to lead.
     pub taken_over: Option<At>,
+    /// Within which time after the fault, or after the return of the control plane, somebody has to lead.
+    pub limit: Option<Duration>,
     /// The ids of the runs that were made to last until the end of the drain cut them off.
     pub cut: Vec<String>,
     /// The time of day of a replica that was wrong, in the family that is about it.
@@ -144,17 +161,19 @@ pub struct Evidence {
     pub gaps: u64,
     /// The trials.
     pub trials: Vec<Trial>,
-    /// The longest that a successor may take, where that is a promise.
-    pub take_over_limit: Option<Duration>,
+    /// How long nobody may lead after a leader's last sign, where that is a promise.
+    pub leaderless_limit: Option<Duration>,
+    /// What was seen and keeps to no contract, and what the observers lost.
+    pub complaints: Vec<String>,
     /// From when to when the control plane took longer for the harness's own writes than Kubernetes promises of itself.
     pub slow: Vec<(At, At)>,
     /// Translates slots to the harness's clock.
     pub timeline: Timeline,
     /// Slots due up to here must be decided, and their runs ended.
     pub until: Timestamp,
-    /// Replicas that ended without being asked to, or otherwise than asked, and how. A replica that thaws too late aborts on
-    /// purpose; the table shows it, and no condition depends on it.
-    /// Nothing where nobody watched for it.
+    /// Replicas that ended without being asked to, or otherwise than asked, and how. A process that thaws too late aborts on
+    /// purpose; the table shows it, and no condition depends on it. A container that was restarted fails its family, unless
+    /// the fault was about that. Nothing where nobody watched for it.
     pub bad_ends: Option<Vec<String>>,
 }
 
@@ -213,14 +232,9 @@ impl Family {
         matches!(self, Self::Term | Self::PodDeleted | Self::RollingUpdate | Self::LongRuns)
     }
 
-    /// How long before its slot a request may arrive. A leader whose time of day is ahead plans by that of the API server's
-    /// answers, and by at most two seconds more; the rest is for what an answer was under way. All others have the very
-    /// clock that the ledger has, and start nothing early: what is left is for that clock being slewed.
-    pub const fn early_at_most(self) -> Duration {
-        match self {
-            Self::WallClock => Duration::from_millis(2_500),
-            _ => Duration::from_millis(10),
-        }
+    /// Whether the fault ends the leader, or stops it, in that very moment.
+    pub const fn ends_the_leader_at_once(self) -> bool {
+        matches!(self, Self::Kill | Self::Stop | Self::ContainerKilled | Self::PodFrozen | Self::NodeDead)
     }
 
     /// Whether the leader is frozen: what it was about to send then appears when it thaws.
@@ -236,6 +250,11 @@ impl Family {
             Self::Kill | Self::Term | Self::Stop => Duration::from_millis(100),
             _ => Duration::from_secs(1),
         }
+    }
+
+    /// Whether the fault makes the kubelet start a container anew. Elsewhere a replica that was restarted has failed.
+    pub const fn restarts_containers(self) -> bool {
+        matches!(self, Self::ContainerKilled | Self::PodFrozen | Self::NodeDead)
     }
 
     /// Whether a test of it needs hands on the nodes.
@@ -314,10 +333,18 @@ impl Evidence {
         history.versions.first().and_then(|version| version.status.origin).or(history.created)
     }
 
+    /// How long before its slot a request of this term may arrive. A leader whose time of day is ahead plans by that of the
+    /// API server's answers, and by at most two seconds more; the rest is for what an answer was under way. All others have
+    /// the very clock that the ledger has, and start nothing early: what is left is for that clock being slewed.
+    pub(super) fn early_at_most(&self, token: u64) -> Duration {
+        let is_wrong = |trial: &Trial| trial.wrong_clock.as_ref().is_some_and(|clock| clock.token == token);
+        Duration::from_millis(if self.trials.iter().any(is_wrong) { 2_500 } else { 10 })
+    }
+
     /// The freeze after which this replica's first byte or datagram at `at` can only be one that it was about to send when
     /// it was frozen.
     pub(super) fn thaw_of(&self, at: At, is_victim: impl Fn(&Trial) -> bool) -> Option<u32> {
-        let just_thawed = |freeze: Freeze| freeze.cont <= at && at <= freeze.cont.plus(THAW_SLACK);
+        let just_thawed = |freeze: Freeze| freeze.cont <= at && at <= freeze.thawed.plus(THAW_SLACK);
         let mut thawed = self.trials.iter().filter(|trial| is_victim(trial) && trial.freeze.is_some_and(just_thawed));
         thawed.next().map(|trial| trial.number)
     }

@@ -6,13 +6,16 @@
 
 mod conditions;
 mod cut;
+mod doubled;
 mod evidence;
+mod liveness;
 mod report;
 mod share;
 #[cfg(test)]
 mod tests;
 
 pub use conditions::{Findings, LostSlot, judge};
-pub use evidence::{Evidence, Family, Freeze, Guarantee, Job, Trial, Window, WrongClock};
+pub use evidence::{Evidence, Family, Freeze, Guarantee, Job, Outage, Trial, Window, WrongClock};
+pub use liveness::Leaderless;
 pub use report::{HAND_OVER_P99, render, summary};
 pub use share::RanShare;

@@ -32,8 +32,8 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     if let Some(cut) = Some(evidence.trials.iter().map(|trial| trial.cut.len()).sum::<usize>()).filter(|cut| *cut > 0) {
         row("runs cut off by the end of the drain", format!("{cut}, {} not as promised", findings.badly_cut.len()));
     }
-    let (early, allowed) = (findings.early.len(), evidence.family.early_at_most());
-    row("runs before their slot", format!("{early} by more than {allowed:?}; the earliest by {:?}", findings.earliest));
+    let early = format!("{} by more than is allowed; the earliest by {:?}", findings.early.len(), findings.earliest);
+    row("runs before their slot", early);
     row("at-most-once runs made twice", findings.at_most_once_twice.len().to_string());
     row("old-token effects accepted", findings.old_accepted.len().to_string());
     let refused = (findings.old_refused.len(), findings.old_refused.len() - findings.old_refused_unexcused.len());
@@ -54,6 +54,8 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     let slow: Duration = evidence.slow.iter().map(|(from, to)| to.since(*from)).sum();
     row("control plane too slow for anything", format!("{} times, {:.1} s", evidence.slow.len(), slow.as_secs_f64()));
+    row("nobody led for too long", findings.leaderless.len().to_string());
+    row("seen, and proves nothing", findings.complaints.len().to_string());
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());
     row("times when versions were missed", evidence.gaps.to_string());
     let bad_ends = evidence.bad_ends.as_ref().map_or_else(|| "not watched".to_owned(), |ends| ends.len().to_string());

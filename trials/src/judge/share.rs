@@ -50,9 +50,9 @@ struct Seen {
 }
 
 impl RanShare {
-    /// Whether fewer were run than must have been.
+    /// Whether fewer were run than must have been. Where there was none to be run, nothing is shown.
     pub const fn is_too_small(self) -> bool {
-        self.ran * 100 < self.unhindered * RAN_SHARE_FLOOR
+        self.unhindered == 0 || self.ran * 100 < self.unhindered * RAN_SHARE_FLOOR
     }
 }
 

@@ -14,4 +14,4 @@ mod record;
 mod server;
 
 pub use record::{Entry, Log, Request, Verdict};
-pub use server::{Hold, Ledger, LedgerError, NamedBy, Pace};
+pub use server::{Hold, Ledger, LedgerError, NamedBy, Pace, Whose};

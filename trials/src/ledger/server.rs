@@ -50,6 +50,17 @@ pub enum NamedBy {
     Origin,
 }
 
+/// Whose request a hold waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The next one.
+    Anybodys,
+    /// The next one of this replica.
+    Replica(IpAddr),
+    /// The next one of this term, whatever address it comes from.
+    Term(u64),
+}
+
 /// Why a ledger could not start.
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -86,7 +97,7 @@ struct Shared {
 #[derive(Debug)]
 struct Armed {
     job: Option<String>,
-    replica: Option<IpAddr>,
+    whose: Whose,
     met: watch::Sender<Option<Entry>>,
     released: CancellationToken,
 }
@@ -144,11 +155,11 @@ impl Ledger {
         self.0.changed.subscribe()
     }
 
-    /// Holds the answer of the next accepted request of this job (or any) that comes from this replica (or any).
-    pub fn hold(&self, job: Option<&str>, replica: Option<IpAddr>) -> Hold {
+    /// Holds the answer of the next accepted request of this job (or any) that is theirs.
+    pub fn hold(&self, job: Option<&str>, whose: Whose) -> Hold {
         let (met, seen) = watch::channel(None);
         let released = CancellationToken::new();
-        lock(&self.0.holds).push(Armed { job: job.map(str::to_owned), replica, met, released: released.clone() });
+        lock(&self.0.holds).push(Armed { job: job.map(str::to_owned), whose, met, released: released.clone() });
         Hold { met: seen, released }
     }
 
@@ -203,7 +214,11 @@ impl Shared {
         holds.retain(|hold| !hold.released.is_cancelled());
         let place = holds.iter().position(|hold| {
             hold.job.as_ref().is_none_or(|job| *job == entry.request.job)
-                && hold.replica.is_none_or(|replica| replica == entry.replica)
+                && match hold.whose {
+                    Whose::Anybodys => true,
+                    Whose::Replica(replica) => replica == entry.replica,
+                    Whose::Term(token) => token == entry.request.token,
+                }
         })?;
         let hold = holds.remove(place);
         hold.met.send_replace(Some(entry.clone()));
@@ -350,7 +365,7 @@ mod tests {
     #[tokio::test]
     async fn a_held_answer_comes_when_the_hold_is_released() {
         let ledger = Ledger::start(&REPLICAS, Pace::default()).await.unwrap();
-        let mut hold = ledger.hold(Some("job"), Some(REPLICAS[1]));
+        let mut hold = ledger.hold(Some("job"), Whose::Replica(REPLICAS[1]));
         assert_eq!(post(&ledger, 0, "other-replica", 5).await, 200);
         let sender = ledger.clone();
         let held = tokio::spawn(async move { post(&sender, 1, "held", 5).await });
@@ -365,7 +380,7 @@ mod tests {
     #[tokio::test]
     async fn a_sender_that_goes_away_leaves_an_entry_without_an_answer() {
         let ledger = Ledger::start(&REPLICAS, Pace::default()).await.unwrap();
-        let mut hold = ledger.hold(None, None);
+        let mut hold = ledger.hold(None, Whose::Anybodys);
         let sender = ledger.clone();
         let held = tokio::spawn(async move { post(&sender, 1, "gone", 5).await });
         hold.reached().await.unwrap();

@@ -12,6 +12,7 @@ mod trial;
 mod wall_clock;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -147,6 +148,8 @@ pub struct Outcome {
     pub evidence: Evidence,
     /// How many frozen containers went on when they were thawed, and how many the kubelet had restarted.
     pub thawed: (u32, u32),
+    /// Why it ended before its last trial, if it did.
+    pub broken_off: Option<PodsError>,
 }
 
 /// The leader of the moment.
@@ -168,8 +171,12 @@ struct Session {
     trial: u32,
     thawed: (u32, u32),
     grace: Duration,
+    restarts: Option<Restarts>,
     pulse: Pulse,
 }
+
+/// How often the kubelet has restarted the container of each pod.
+type Restarts = BTreeMap<String, i32>;
 
 /// Runs a family and returns what was seen.
 pub async fn run(client: Client, settings: &Settings) -> Result<Outcome, PodsError> {
@@ -182,26 +189,42 @@ pub async fn run(client: Client, settings: &Settings) -> Result<Outcome, PodsErr
     }
     let mut session = Session::start(client, settings).await?;
     let mut trials = Vec::new();
-    session.remove_skewed().await?;
-    session.grace = session.calm().await?.grace;
-    for number in 1..=settings.trials {
-        session.trial = number;
-        trials.push(session.run_trial(number).await?);
+    let broken_off = session.play(&mut trials).await.err();
+    if let Some(error) = &broken_off {
+        session.note(&format!("broken off: {error}"));
     }
-    session.finish(trials).await
+    session.finish(trials, broken_off).await
 }
 
 impl Outcome {
     /// What must not be, beyond what the judge says of the evidence.
     pub fn failures(&self) -> Vec<String> {
         let (family, (went_on, restarted)) = (self.evidence.family, self.thawed);
-        // Fewer trials say nothing about a share.
-        let full = went_on + restarted == family.full_size();
+        let frozen = went_on + restarted;
         let mut failures = Vec::new();
-        if family.freezes() && full && went_on * 10 < family.full_size() * RESUMED_OF_10 {
-            failures.push(format!("{family}: {went_on} of {} frozen containers went on", family.full_size()));
+        // Fewer trials say nothing about a share.
+        if family.freezes() && frozen >= family.full_size() && went_on * 10 < frozen * RESUMED_OF_10 {
+            failures.push(format!("{family}: {went_on} of {frozen} frozen containers went on"));
+        }
+        for restarted in self.evidence.bad_ends.iter().flatten().filter(|_| !family.restarts_containers()) {
+            failures.push(format!("{family}: {restarted}"));
+        }
+        // That nobody came is a finding; whatever else ends a family says nothing about Tenure.
+        if let Some(error @ PodsError::Overdue { .. }) = &self.broken_off {
+            failures.push(format!("{family}: {error}"));
         }
         failures
+    }
+
+    /// Why it could not be brought to its end for a reason that says nothing about Tenure.
+    pub fn obstacle(&self) -> Option<&PodsError> {
+        self.broken_off.as_ref().filter(|error| !matches!(error, PodsError::Overdue { .. }))
+    }
+
+    /// Whether the installation did not even come to a calm state before the first trial. The next family will not find it
+    /// in one either.
+    pub const fn began_in_disorder(&self) -> bool {
+        matches!(self.broken_off, Some(PodsError::Overdue { trial: 0, .. }))
     }
 }
 
@@ -236,7 +259,39 @@ impl Session {
             trial: 0,
             thawed: (0, 0),
             grace: Duration::ZERO,
+            restarts: None,
         })
+    }
+
+    async fn play(&mut self, trials: &mut Vec<Trial>) -> Result<(), PodsError> {
+        self.remove_skewed().await?;
+        self.grace = self.calm().await?.grace;
+        self.restarts = self.restarts().await;
+        for number in 1..=self.settings.trials {
+            self.trial = number;
+            trials.push(self.run_trial(number).await?);
+        }
+        Ok(())
+    }
+
+    async fn restarts(&self) -> Option<Restarts> {
+        let listed = self.pods().list(&ListParams::default().labels(SELECTOR)).await_within().await?;
+        let counted = listed.items.into_iter().filter_map(|pod| {
+            let containers = pod.status?.container_statuses.unwrap_or_default();
+            Some((pod.metadata.name?, containers.iter().map(|container| container.restart_count).sum()))
+        });
+        Some(counted.collect())
+    }
+
+    /// The pods whose container was restarted since the family began, one sentence each.
+    async fn restarted(&self) -> Option<Vec<String>> {
+        let (before, now) = (self.restarts.as_ref()?, self.restarts().await?);
+        let more = now.into_iter().map(|(pod, count)| (count - before.get(&pod).copied().unwrap_or_default(), pod));
+        Some(
+            more.filter(|(count, _)| *count > 0)
+                .map(|(count, pod)| format!("{pod} was restarted {count} times"))
+                .collect(),
+        )
     }
 
     fn note(&self, what: &str) {
@@ -277,14 +332,16 @@ impl Session {
     }
 
     /// Waits until every slot due by now is decided, removes the jobs, and hands over what was seen.
-    async fn finish(self, trials: Vec<Trial>) -> Result<Outcome, PodsError> {
+    async fn finish(self, trials: Vec<Trial>, broken_off: Option<PodsError>) -> Result<Outcome, PodsError> {
         let until = self.observers.timeline.wall(At::now());
         if self.observers.settle(until).await.is_err() {
             self.note("not every slot due was decided in time; the judge counts them");
         }
         let (seen, gaps) = (self.observers.seen(), self.observers.watcher.gaps());
-        clear(&self.objects, self.trial).await?;
+        let bad_ends = self.restarted().await;
+        let cleared = clear(&self.objects, self.trial).await.err();
         self.observers.ledger.stop().await;
+        let complaints = seen.complaints();
         let written = seen.write(&self.settings.directory);
         written.map_err(|source| PodsError::Io { what: "writing the evidence", source })?;
         let evidence = Evidence {
@@ -295,13 +352,14 @@ impl Session {
             history: seen.history,
             gaps,
             trials,
-            take_over_limit: trial::take_over_limit(self.settings.family, self.settings.lease_duration, self.grace),
+            leaderless_limit: Some(self.settings.lease_duration + trial::LEASE_AND),
+            complaints,
             slow: self.pulse.slow(),
             timeline: self.observers.timeline,
             until,
-            bad_ends: None,
+            bad_ends,
         };
-        Ok(Outcome { evidence, thawed: self.thawed })
+        Ok(Outcome { evidence, thawed: self.thawed, broken_off: broken_off.or(cleared) })
     }
 }
 

@@ -58,7 +58,7 @@ impl Row {
             doubled: Some(findings.doubled.len()),
             overlap: distances().min().zip(distances().max()),
             take_overs: findings.take_overs.clone(),
-            take_over_limit: evidence.take_over_limit,
+            take_over_limit: evidence.trials.iter().filter_map(|trial| trial.limit).max(),
             hand_overs: findings.hand_overs.clone(),
             notes: notes(outcome, findings),
         }
@@ -71,12 +71,17 @@ fn notes(outcome: &Outcome, findings: &Findings) -> Vec<String> {
     if evidence.family.freezes() {
         notes.push(format!("{} resumed, {} restarted by the kubelet", outcome.thawed.0, outcome.thawed.1));
     }
+    let outages = evidence.trials.iter().filter(|trial| trial.outage.is_some()).count();
+    if outages > 0 {
+        let stayed = findings.take_overs.iter().filter(|took| took.is_zero()).count();
+        notes.push(format!("{stayed} of {outages} terms went on over the outage"));
+    }
     let cut = evidence.trials.iter().map(|trial| trial.cut.len()).sum::<usize>();
     if cut > 0 {
         let doubled = findings.doubled.len() - findings.doubled_uncut.len();
         notes.push(format!("{cut} runs cut off by the end of the drain: {doubled} made again, the others in doubt"));
     }
-    let told = evidence.trials.iter().filter_map(|trial| trial.wrong_clock?.told);
+    let told = evidence.trials.iter().filter_map(|trial| trial.wrong_clock.as_ref()?.told);
     let told: Vec<String> = told.map(|told| format!("{:+.0} s", told.as_secs_f64())).collect();
     if !told.is_empty() {
         notes.push(format!("clock told as {}", told.join(", ")));
@@ -164,7 +169,9 @@ pub fn table(about: &About, rows: &[Row]) -> String {
     }
     line("\nOverlap: last sign of a leader minus first sign of its successor; a gap is negative.".to_owned());
     line(
-        "Take-over: from the fault to the first sign of the successor, the drain of a run that is under way included."
+        "Take-over: from the fault to the first sign of the successor, the drain of a run that is under way included; from \
+         the last sign of a leader that ends at the fault; and from the return of the control plane to the first sign of a \
+         leader, 0 if one went on."
             .to_owned(),
     );
     line("Hand-over: from the last sign of a leader that leaves in order to the first of its successor.".to_owned());

@@ -13,15 +13,15 @@ use serde_json::json;
 use super::{Hands, Leader, PodsError, Session, api, no_hands};
 use crate::{
     clock::At,
-    judge::{Family, Freeze, Trial, WrongClock},
-    ledger::Hold,
+    judge::{Family, Freeze, Outage, Trial, WrongClock},
+    ledger::{Hold, Whose},
     wait,
 };
 
 /// How long a successor may take. Beyond it something is broken, and the trials cannot go on.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(90);
 /// What is promised: no leader for a lease duration and this much more, after a leader that is gone.
-const LEASE_AND: Duration = Duration::from_secs(1);
+pub(super) const LEASE_AND: Duration = Duration::from_secs(1);
 /// What a holder of another make gets besides, as the chart installs it.
 const FOREIGN_GRACE: Duration = Duration::from_secs(5);
 /// A leader that was cut off and replaced stays cut off for this long: it has to have left by itself.
@@ -36,17 +36,6 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How long a run of each job may take to be there to be held: a few of the longest period.
 const HOLD_LIMIT: Duration = Duration::from_secs(15);
 
-/// The longest that a successor may take, in the families in which that is promised.
-pub(super) fn take_over_limit(family: Family, lease: Duration, grace: Duration) -> Option<Duration> {
-    match family {
-        Family::ContainerKilled | Family::PodFrozen | Family::NodeCutOff | Family::NodeDead => Some(lease + LEASE_AND),
-        Family::LeaseTouched => Some(lease + FOREIGN_GRACE + LEASE_AND),
-        // Whoever is still there at the end of the grace period is killed, and its Lease has to expire.
-        Family::LongRuns => Some(grace),
-        _ => None,
-    }
-}
-
 /// What a strike came to.
 #[derive(Debug)]
 pub(super) struct Struck {
@@ -54,6 +43,8 @@ pub(super) struct Struck {
     pub at: At,
     /// How long it was frozen, if it was.
     pub freeze: Option<Freeze>,
+    /// When the control plane was out of order, if it was.
+    pub outage: Option<Outage>,
     /// When the successor was first seen, where one has to come.
     pub taken_over: Option<At>,
     /// The runs that the end of the drain was to cut off.
@@ -65,12 +56,35 @@ pub(super) struct Struck {
 impl Struck {
     /// Nobody has to come.
     pub fn only(at: At) -> Self {
-        Self { at, freeze: None, taken_over: None, cut: Vec::new(), wrong_clock: None }
+        Self { at, freeze: None, outage: None, taken_over: None, cut: Vec::new(), wrong_clock: None }
+    }
+
+    /// The control plane was out of order from `at` until now.
+    fn out_of_order(at: At) -> Self {
+        Self { outage: Some(Outage { from: at, back: At::now() }), ..Self::only(at) }
     }
 
     /// A successor has come.
     pub fn taken_over(at: At, successor: At) -> Self {
         Self { taken_over: Some(successor), ..Self::only(at) }
+    }
+}
+
+/// What is done to the Lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Delete,
+    Empty,
+    /// It names a holder of another make.
+    Edit,
+}
+
+/// In turn.
+const fn touch_of(number: u32) -> Touch {
+    match number % 3 {
+        1 => Touch::Delete,
+        2 => Touch::Empty,
+        _ => Touch::Edit,
     }
 }
 
@@ -81,12 +95,17 @@ impl Session {
         tokio::time::sleep(pause).await;
         let leader = self.calm().await?;
         self.note(&format!("{} {leader:?}", self.settings.family));
+        let restarts = self.restarts_of(&leader.pod).await;
         let armed = At::now();
         let struck = self.strike(number, &leader).await?;
         if let Some(taken_over) = struck.taken_over {
             self.note(&format!("successor first seen {:?} after the fault", taken_over.since(struck.at)));
         }
         self.make_whole(&leader).await?;
+        if struck.freeze.is_some() {
+            self.note_thaw(restarts.is_some() && restarts == self.restarts_of(&leader.pod).await);
+        }
+        let limit = self.limit(number, &struck);
         Ok(Trial {
             number,
             victim: leader.pod,
@@ -97,10 +116,40 @@ impl Session {
             struck: struck.at,
             calm: At::now(),
             freeze: struck.freeze,
+            outage: struck.outage,
+            limit,
             taken_over: struck.taken_over,
             cut: struck.cut,
             wrong_clock: struck.wrong_clock,
         })
+    }
+
+    /// Within which time somebody has to lead after this fault, where that is promised.
+    fn limit(&self, number: u32, struck: &Struck) -> Option<Duration> {
+        let lease_and = self.settings.lease_duration + LEASE_AND;
+        let due = struck.taken_over.is_some() || struck.outage.is_some();
+        match self.settings.family {
+            // All pods are replaced one by one, and the leader's when it is its turn; a wrong clock leads when the others left.
+            Family::RollingUpdate | Family::WallClock => None,
+            Family::LeaseTouched if touch_of(number) == Touch::Edit => Some(lease_and + FOREIGN_GRACE),
+            // The leader leaves in order by then, and whoever is still there is killed.
+            Family::LongRuns => Some(self.grace),
+            _ => due.then_some(lease_and),
+        }
+    }
+
+    /// How often the kubelet has restarted this pod's container, if the API server says.
+    async fn restarts_of(&self, pod: &str) -> Option<i32> {
+        self.restarts().await?.get(pod).copied()
+    }
+
+    fn note_thaw(&mut self, went_on: bool) {
+        self.note(if went_on { "it went on when it was thawed" } else { "the kubelet has restarted it" });
+        if went_on {
+            self.thawed.0 += 1;
+        } else {
+            self.thawed.1 += 1;
+        }
     }
 
     /// Comes back to a calm state from which the next trial can begin.
@@ -114,44 +163,40 @@ impl Session {
         Ok(())
     }
 
-    /// Does what the family is about, waits for a successor where one has to come, and undoes it.
-    async fn strike(&mut self, number: u32, leader: &Leader) -> Result<Struck, PodsError> {
+    /// Does what the family is about, waits for a successor where one has to come, and undoes it, also when none has come.
+    async fn strike(&self, number: u32, leader: &Leader) -> Result<Struck, PodsError> {
         let namespace = self.settings.namespace.clone();
         let in_turn = |lengths: &[u64]| Duration::from_secs(lengths[(number as usize - 1) % lengths.len()]);
         let at = At::now();
         match self.settings.family {
             Family::PodDeleted => self.delete_pod(&leader.pod).await?,
             Family::ContainerKilled => drop(self.hand("kill-container", &[&namespace, &leader.pod]).await?),
-            Family::LeaseTouched => self.touch_the_lease(number).await?,
+            Family::LeaseTouched => self.touch_the_lease(touch_of(number)).await?,
             Family::RollingUpdate => self.restart_rollout().await?,
             Family::PodFrozen => return self.freeze(leader, in_turn(&FREEZES_S), at).await,
             Family::LongRuns => return self.delete_under_long_runs(leader).await,
             Family::WallClock => return self.lead_by_a_wrong_clock(number, leader).await,
             Family::NodeCutOff => {
                 self.hand("cut-node", &[&leader.node]).await?;
-                let successor = self.successor(leader).await?;
+                // Cutting is the last thing that the helper does.
+                let at = At::now();
+                let successor = self.successor(leader).await;
                 tokio::time::sleep(CUT_OFF_BEYOND).await;
                 self.hand("heal-node", &[&leader.node]).await?;
-                return Ok(Struck::taken_over(at, successor));
+                return Ok(Struck::taken_over(at, successor?));
             }
             Family::NodeDead => {
                 self.hand("kill-node", &[&leader.node]).await?;
-                let successor = self.successor(leader).await?;
+                let successor = self.successor(leader).await;
                 self.hand("revive-node", &[&leader.node]).await?;
-                return Ok(Struck::taken_over(at, successor));
+                return Ok(Struck::taken_over(at, successor?));
             }
             Family::ApiServerRestarted => {
                 self.hand("restart-apiserver", &[]).await?;
-                return Ok(Struck::only(at));
+                return Ok(Struck::out_of_order(at));
             }
-            Family::ApiServerPaused => {
-                self.pause("pause-apiserver", "resume-apiserver", in_turn(&PAUSES_S)).await?;
-                return Ok(Struck::only(at));
-            }
-            Family::EtcdPaused => {
-                self.pause("pause-etcd", "resume-etcd", in_turn(&PAUSES_S)).await?;
-                return Ok(Struck::only(at));
-            }
+            Family::ApiServerPaused => return self.pause("apiserver", in_turn(&PAUSES_S), at).await,
+            Family::EtcdPaused => return self.pause("etcd", in_turn(&PAUSES_S), at).await,
             family @ (Family::Kill | Family::Term | Family::Stop) => {
                 return Err(PodsError::NotApplicable { family, needs: "processes: make kills" });
             }
@@ -163,7 +208,7 @@ impl Session {
     async fn delete_under_long_runs(&self, leader: &Leader) -> Result<Struck, PodsError> {
         let ledger = &self.observers.ledger;
         let slow = self.observers.jobs.iter().filter(|job| job.period >= SLOW);
-        let mut holds: Vec<Hold> = slow.map(|job| ledger.hold(Some(&job.name), Some(leader.address))).collect();
+        let mut holds: Vec<Hold> = slow.map(|job| ledger.hold(Some(&job.name), Whose::Term(leader.token))).collect();
         let mut cut = Vec::new();
         for hold in &mut holds {
             let held = wait::within("a run to be held", HOLD_LIMIT, hold.reached()).await;
@@ -179,46 +224,41 @@ impl Session {
         Ok(Struck { cut, ..Struck::taken_over(at, successor) })
     }
 
-    async fn freeze(&mut self, leader: &Leader, length: Duration, at: At) -> Result<Struck, PodsError> {
-        let namespace = self.settings.namespace.clone();
-        let frozen = self.hand("freeze-pod", &[&namespace, &leader.pod]).await?;
+    async fn freeze(&self, leader: &Leader, length: Duration, at: At) -> Result<Struck, PodsError> {
+        let target = [&*self.settings.namespace, &*leader.pod];
+        self.hand("freeze-pod", &target).await?;
         let stop = At::now();
-        let taken_over = if length > self.settings.lease_duration { Some(self.successor(leader).await?) } else { None };
-        let left = length.saturating_sub(At::now().since(at));
-        tokio::time::sleep(left).await;
+        let is_long = length > self.settings.lease_duration;
+        let successor = if is_long { Some(self.successor(leader).await) } else { None };
+        tokio::time::sleep(length.saturating_sub(At::now().since(at))).await;
         let cont = At::now();
         // The kubelet may be about to restart it: then there is nothing to thaw for a moment.
-        let thawed = self.hand("thaw-pod", &[&namespace, &leader.pod]).await;
-        if let Err(error) = &thawed {
+        if let Err(error) = self.hand("thaw-pod", &target).await {
             self.note(&format!("thaw-pod: {error}"));
         }
-        let went_on = thawed.is_ok_and(|thawed| thawed == frozen);
-        self.note(&format!("frozen for {length:?}, {}", if went_on { "went on" } else { "restarted by the kubelet" }));
-        if went_on {
-            self.thawed.0 += 1;
-        } else {
-            self.thawed.1 += 1;
-        }
-        Ok(Struck { freeze: Some(Freeze { stop, cont }), taken_over, ..Struck::only(at) })
+        let freeze = Freeze { stop, cont, thawed: At::now() };
+        Ok(Struck { freeze: Some(freeze), taken_over: successor.transpose()?, ..Struck::only(at) })
     }
 
-    async fn pause(&self, pause: &str, resume: &str, length: Duration) -> Result<(), PodsError> {
-        self.hand(pause, &[]).await?;
+    /// Freezes a part of the control plane, and lets it go on.
+    async fn pause(&self, part: &str, length: Duration, at: At) -> Result<Struck, PodsError> {
+        self.hand(&format!("pause-{part}"), &[]).await?;
         tokio::time::sleep(length).await;
-        self.hand(resume, &[]).await.map(drop)
+        self.hand(&format!("resume-{part}"), &[]).await?;
+        Ok(Struck::out_of_order(at))
     }
 
-    async fn touch_the_lease(&self, number: u32) -> Result<(), PodsError> {
+    async fn touch_the_lease(&self, touch: Touch) -> Result<(), PodsError> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let name = &self.settings.lease;
         let edit = async |holder: &str| {
             let patch = Patch::Merge(json!({ "spec": { "holderIdentity": holder } }));
             leases.patch(name, &PatchParams::default(), &patch).await.map(drop)
         };
-        let touched = match number % 3 {
-            1 => leases.delete(name, &DeleteParams::default()).await.map(drop),
-            2 => edit("").await,
-            _ => edit("somebody").await,
+        let touched = match touch {
+            Touch::Delete => leases.delete(name, &DeleteParams::default()).await.map(drop),
+            Touch::Empty => edit("").await,
+            Touch::Edit => edit("somebody").await,
         };
         touched.map_err(|source| api("touching the Lease", source))
     }

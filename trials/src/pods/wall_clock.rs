@@ -37,14 +37,15 @@ impl Session {
         let pod = self.start_skewed(off).await?;
         let at = At::now();
         self.scale(0).await?;
-        let taken_over = self.first_term_of(&pod, leader.token).await?;
-        self.note(&format!("{pod} leads, its time of day off by {off:#}"));
+        let first_term = self.first_term_of(&pod, leader.token).await;
         self.scale(self.settings.replicas).await?;
+        let (taken_over, token) = first_term?;
+        self.note(&format!("{pod} led, its time of day off by {off:#}"));
         let told = self.told_skew(&pod).await;
         self.note(&format!("its metric says {told:?}"));
         self.right_successor(&pod, leader.token).await?;
         self.remove_skewed().await?;
-        Ok(Struck { wrong_clock: Some(WrongClock { off, told }), ..Struck::taken_over(at, taken_over) })
+        Ok(Struck { wrong_clock: Some(WrongClock { token, off, told }), ..Struck::taken_over(at, taken_over) })
     }
 
     async fn start_skewed(&self, off: SignedDuration) -> Result<String, PodsError> {
@@ -87,7 +88,8 @@ impl Session {
         let skewed = ListParams::default().labels(SKEWED);
         let left =
             self.pods().list(&skewed).await.map_err(|source| api("asking for replicas with a wrong clock", source))?;
-        if left.items.is_empty() {
+        let replicas = self.deployment().await?.spec.and_then(|spec| spec.replicas);
+        if left.items.is_empty() && replicas.is_some_and(|replicas| replicas > 0) {
             return Ok(());
         }
         for pod in left.items {
@@ -104,11 +106,12 @@ impl Session {
         self.scale(self.settings.replicas).await
     }
 
-    /// When this pod was first seen to lead after that token.
-    async fn first_term_of(&self, pod: &str, token: u64) -> Result<At, PodsError> {
+    /// When this pod was first seen to lead after that token, and by which.
+    async fn first_term_of(&self, pod: &str, token: u64) -> Result<(At, u64), PodsError> {
         let first = || {
             self.observers.probe.with_log(|log| {
-                log.terms().find(|term| term.token > token && term.identity == pod).map(|term| term.first)
+                let mut terms = log.terms().filter(|term| term.token > token && term.identity == pod);
+                terms.next().map(|term| (term.first, term.token))
             })
         };
         let found = wait::until("the replica with a wrong clock leads", LEADS_LIMIT, first).await;

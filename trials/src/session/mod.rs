@@ -249,6 +249,7 @@ impl Session {
         }
         self.observers.ledger.stop().await;
         self.cluster.stop().await;
+        let complaints = seen.complaints();
         let written = seen.write(&self.settings.directory);
         written.map_err(|source| SessionError::Io { what: "writing the evidence", source })?;
         Ok(Evidence {
@@ -259,7 +260,8 @@ impl Session {
             history: seen.history,
             gaps: 0,
             trials,
-            take_over_limit: None,
+            leaderless_limit: None,
+            complaints,
             slow: Vec::new(),
             timeline: self.observers.timeline,
             until,

@@ -87,7 +87,6 @@ impl Session {
         self.note(&format!("successor first seen {:?} after the signal", taken_over.since(struck)));
         self.calm().await?;
         let (calm, token, window) = (At::now(), leader.token, Some(plan.window));
-        let (taken_over, cut, wrong_clock) = (Some(taken_over), Vec::new(), None);
         Ok(Trial {
             number,
             victim,
@@ -98,9 +97,11 @@ impl Session {
             struck,
             calm,
             freeze,
-            taken_over,
-            cut,
-            wrong_clock,
+            outage: None,
+            taken_over: Some(taken_over),
+            limit: None,
+            cut: Vec::new(),
+            wrong_clock: None,
         })
     }
 
@@ -189,6 +190,7 @@ impl Session {
         }
         let cont = At::now();
         self.signal(leader, Signal::CONT, "CONT")?;
+        let thawed = At::now();
         if plan.release_late {
             self.successor(leader).await?;
             tokio::time::sleep(plan.release_after).await;
@@ -197,7 +199,7 @@ impl Session {
         if plan.term_into_freeze.is_some() {
             self.ended(leader).await?;
         }
-        Ok(Freeze { stop, cont })
+        Ok(Freeze { stop, cont, thawed })
     }
 
     /// Waits for a higher token than the leader's, and says when it was first seen.
