@@ -245,11 +245,6 @@ impl Metrics {
         self.run_duration.with_label_values(&[action]).observe(took.as_secs_f64());
     }
 
-    /// How many objects in scope belong to another installation.
-    pub fn foreign_objects(&self, count: usize) {
-        self.foreign_objects.set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
     /// The gauges of one object.
     pub fn object(&self, namespace: &str, name: &str, gauges: ObjectGauges) {
         let labels = &[name, namespace];
@@ -277,7 +272,8 @@ impl Metrics {
     }
 
     /// What the scheduler shows of itself.
-    pub fn scheduler(&self, regressed: usize, clock_skew_seconds: f64) {
+    pub fn scheduler(&self, foreign: usize, regressed: usize, clock_skew_seconds: f64) {
+        self.foreign_objects.set(i64::try_from(foreign).unwrap_or(i64::MAX));
         self.regressed_objects.set(i64::try_from(regressed).unwrap_or(i64::MAX));
         self.clock_skew.set(clock_skew_seconds);
     }
@@ -288,7 +284,6 @@ impl Metrics {
         self.next_slot.reset();
         self.consecutive_failures.reset();
         self.active_runs.reset();
-        self.foreign_objects.set(0);
     }
 
     /// All of it in the text format, version 0.0.4.
@@ -322,8 +317,7 @@ mod tests {
         metrics.slots_decided("Coalesced", 2);
         metrics.run_started(Duration::from_millis(3));
         metrics.run_ended("http", "Succeeded", Duration::from_millis(20));
-        metrics.foreign_objects(1);
-        metrics.scheduler(2, -3_600.5);
+        metrics.scheduler(1, 2, -3_600.5);
         let gauges = ObjectGauges {
             last_success: Some(1_700_000_000.25),
             next_slot: Some(1_700_000_060.0),

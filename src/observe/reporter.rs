@@ -100,10 +100,6 @@ impl Observer for Reporter {
         self.metrics.forget_objects();
     }
 
-    fn foreign_objects(&self, count: usize) {
-        self.metrics.foreign_objects(count);
-    }
-
     fn notice(&self, notice: Notice) {
         let regarding = ObjectReference {
             api_version: Some(PeriodicJob::api_version(&()).into_owned()),

@@ -134,7 +134,8 @@ impl Views {
         self.metrics.lease_valid(&self.lease_name, valid_for);
         {
             let state = self.scheduler.borrow();
-            self.metrics.scheduler(state.regressed, state.clock_skew.map_or(0.0, |skew| skew.as_secs_f64()));
+            let skew = state.clock_skew.map_or(0.0, |skew| skew.as_secs_f64());
+            self.metrics.scheduler(state.foreign, state.regressed, skew);
         }
         self.metrics.render()
     }

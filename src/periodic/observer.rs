@@ -30,9 +30,6 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     /// The term is over: nothing about jobs is known here any more.
     fn office_left(&self);
 
-    /// How many objects another Lease owns.
-    fn foreign_objects(&self, count: usize);
-
     /// Something that people should find at the object.
     fn notice(&self, notice: Notice);
 }

@@ -53,9 +53,6 @@ impl Engine {
         self.ownership.yields |= outranked > 0 && self.office.is_some() && state.acting + state.unrecorded == 0;
         self.state.send_if_modified(|shown| {
             let changed = *shown != state;
-            if shown.foreign != state.foreign {
-                self.observer.foreign_objects(state.foreign);
-            }
             *shown = state;
             changed
         });

@@ -90,7 +90,7 @@ async fn of_two_installations_on_the_same_objects_the_second_writes_nothing_and_
     run_ids_are_unique(&stage.target.seen());
     assert!(stage.target.seen().iter().all(|seen| seen.token == 10));
     assert_eq!(writes_of(&stage, "second"), 0);
-    assert_eq!(*second.listener.foreign.lock().unwrap(), 1);
+    assert_eq!(second.handle.state().borrow().foreign, 1);
     assert_eq!(second.listener.reasons(), ["ForeignController"], "not what the other one's runs came to");
     assert!(second.listener.decided.lock().unwrap().is_empty(), "nor the slots that it decided");
 }
@@ -103,7 +103,7 @@ async fn a_job_is_not_adopted_while_its_lease_is_held_however_long_nobody_has_re
     assert_eq!(stage.status("tick").await.controller, OLD);
     assert_eq!(writes_of(&stage, "new"), 0);
     assert_eq!(new.listener.reasons(), ["ForeignController"]);
-    assert_eq!(*new.listener.foreign.lock().unwrap(), 1);
+    assert_eq!(new.handle.state().borrow().foreign, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +125,7 @@ async fn a_job_is_adopted_once_its_lease_is_released_and_goes_on_where_it_was() 
     let notices = new.listener.notices.lock().unwrap();
     let told: Vec<_> = notices.iter().filter(adopted).map(|notice| notice.note.as_str()).collect();
     assert_eq!(told, ["the Lease default/main owned this job; now the Lease default/second does"]);
-    assert_eq!(*new.listener.foreign.lock().unwrap(), 0);
+    assert_eq!(new.handle.state().borrow().foreign, 0);
 }
 
 #[rstest]
@@ -275,7 +275,7 @@ async fn each_installation_runs_the_jobs_of_its_class_and_counts_no_others_as_fo
     for replica in [&plain, &night] {
         let told = replica.listener.reasons();
         assert!(!told.is_empty() && told.iter().all(|reason| *reason == "RunSucceeded"), "{told:?}");
-        assert_eq!(*replica.listener.foreign.lock().unwrap(), 0);
+        assert_eq!(replica.handle.state().borrow().foreign, 0);
         assert_eq!(replica.handle.state().borrow().other_class, 2);
     }
 }

@@ -204,7 +204,7 @@ async fn an_object_of_another_lease_is_left_alone_and_counted() {
     stage.until("tick", "more runs", |status| status.counts.ran >= 5).await;
     let seen = stage.target.seen();
     assert!(seen.iter().all(|seen| seen.token == 10));
-    assert_eq!(*theirs.listener.foreign.lock().unwrap(), 1);
+    assert_eq!(theirs.handle.state().borrow().foreign, 1);
     assert_eq!(theirs.listener.reasons(), ["ForeignController"]);
 }
 

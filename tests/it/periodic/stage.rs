@@ -119,7 +119,6 @@ pub struct Listener {
     pub decided: Mutex<Vec<(String, Disposition, u64)>>,
     pub ended: Mutex<Vec<(String, Outcome)>>,
     pub notices: Mutex<Vec<Notice>>,
-    pub foreign: Mutex<usize>,
 }
 
 impl Listener {
@@ -140,9 +139,6 @@ impl Observer for Listener {
     fn job_changed(&self, _: &JobRef, _: JobGauges) {}
     fn job_forgotten(&self, _: &JobRef) {}
     fn office_left(&self) {}
-    fn foreign_objects(&self, count: usize) {
-        *self.foreign.lock().unwrap() = count;
-    }
     fn notice(&self, notice: Notice) {
         self.notices.lock().unwrap().push(notice);
     }

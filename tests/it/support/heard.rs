@@ -48,8 +48,6 @@ impl Observer for Heard {
 
     fn office_left(&self) {}
 
-    fn foreign_objects(&self, _: usize) {}
-
     fn notice(&self, notice: Notice) {
         self.0.lock().unwrap().notices.push(notice);
     }
