@@ -6,13 +6,16 @@
     reason = "the judge measures real processes by the real clock; only the code under test takes time as an argument"
 )]
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, net::IpAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use futures::future::try_join_all;
+use futures::future::{join, join_all};
 use trials::{
-    peers::{Fault, PeersError, mixed, table::Table},
-    pods::Hands,
+    peers::{
+        Fault, PeersError, mixed, report,
+        table::{Family, Table},
+    },
+    pods::{About, Hands},
 };
 
 /// Strike Tenure and its peers by the same faults, and let Tenure and client-go hand one Lease to each other.
@@ -35,54 +38,96 @@ struct Arguments {
     /// Which faults.
     #[arg(long, value_delimiter = ',', default_values_t = Fault::ALL, value_name = "FAULTS")]
     families: Vec<Fault>,
+    /// The commit of the sources, for the table.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
     /// Where logs and evidence go.
     #[arg(long, default_value = "target/peers-evidence", value_name = "PATH")]
     directory: PathBuf,
 }
 
+/// What all trials came to.
+#[derive(Debug, Default)]
+struct Found {
+    rows: Vec<report::Row>,
+    failures: Vec<String>,
+    /// Why some could not be run. What the others came to stands.
+    errors: Vec<PeersError>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments).await {
-        Ok(failures) => {
-            for failure in &failures {
-                println!("FAILED {failure}");
-            }
-            println!("{}", if failures.is_empty() { "passed" } else { "failed" });
-            ExitCode::from(u8::from(!failures.is_empty()))
-        }
+    let found = match run(&arguments).await {
+        Ok(found) => found,
         Err(error) => {
             eprintln!("the trials could not be run: {error}\nThe logs are in {}", arguments.directory.display());
-            ExitCode::from(2)
+            return ExitCode::from(2);
         }
+    };
+    for failure in &found.failures {
+        println!("FAILED {failure}");
     }
+    for error in &found.errors {
+        eprintln!("not all trials could be run: {error}\nThe logs are in {}", arguments.directory.display());
+    }
+    if !found.failures.is_empty() {
+        println!("failed");
+        return ExitCode::from(1);
+    }
+    if !found.errors.is_empty() {
+        return ExitCode::from(2);
+    }
+    println!("passed");
+    ExitCode::SUCCESS
 }
 
-async fn run(arguments: &Arguments) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+async fn run(arguments: &Arguments) -> Result<Found, Box<dyn Error>> {
     let client = kube::Client::try_default().await?;
-    let Arguments { address, directory, .. } = arguments;
+    let Arguments { address, directory, trials, .. } = arguments;
     let table = Table::attend(&client, *address, Hands::new(arguments.faults.clone()), directory)?;
     let pairs = mixed::Pair::ALL.into_iter().filter(|_| arguments.hand_overs > 0);
     let hand_overs = pairs.map(|pair| mixed::run(&client, *address, directory, pair, arguments.hand_overs));
-    // Nothing that strikes a whole node or the API server may happen while they hand over.
+    // Nothing that strikes a whole node or the control plane may happen while they hand over.
     let (alone, together): (Vec<Fault>, Vec<Fault>) = arguments.families.iter().partition(|fault| fault.strikes_one());
-    let (hand_overs, mut failures) =
-        tokio::try_join!(try_join_all(hand_overs), strike(&table, &alone, arguments.trials))?;
-    for hand_overs in &hand_overs {
-        println!("\n{}", hand_overs.render());
-        failures.extend(hand_overs.failures());
+    let mut families = Vec::new();
+    let (hand_overs, ()) = join(join_all(hand_overs), strike(&table, &alone, *trials, &mut families)).await;
+    strike(&table, &together, *trials, &mut families).await;
+    let mut found = Found::default();
+    for family in &families {
+        found.rows.extend(family.rows());
+        found.failures.extend(family.failures());
     }
-    failures.extend(strike(&table, &together, arguments.trials).await?);
-    println!("datagrams lost on the way: {}", table.finish(directory)?);
-    Ok(failures)
+    match table.finish(&families, directory) {
+        Ok(failures) => found.failures.extend(failures),
+        Err(error) => found.errors.push(error),
+    }
+    found.errors.extend(families.into_iter().filter_map(|family| family.error));
+    for hand_overs in hand_overs {
+        match hand_overs {
+            Ok(hand_overs) => {
+                found.rows.extend(hand_overs.rows());
+                found.failures.extend(hand_overs.failures());
+                found.errors.extend(hand_overs.error);
+            }
+            Err(error) => found.errors.push(error),
+        }
+    }
+    // Nothing random is drawn here.
+    let about = About::gather(&client, arguments.commit.clone(), 0).await;
+    let text = report::table(&about, &found.rows);
+    println!("\n{text}");
+    std::fs::write(directory.join("table.md"), text)?;
+    Ok(found)
 }
 
-async fn strike(table: &Table, faults: &[Fault], trials: u32) -> Result<Vec<String>, PeersError> {
-    let mut failures = Vec::new();
+/// Strikes by one fault after the other. What could not be struck or mended would spoil all that comes after it.
+async fn strike(table: &Table, faults: &[Fault], trials: u32, families: &mut Vec<Family>) {
     for fault in faults {
-        let family = table.family(*fault, trials).await?;
-        println!("\n{}", family.render());
-        failures.extend(family.failures());
+        if families.iter().any(|family| family.error.is_some()) {
+            return;
+        }
+        println!("{fault}: {trials} trials");
+        families.push(table.family(*fault, trials).await);
     }
-    Ok(failures)
 }

@@ -1,6 +1,17 @@
-//! What is done to the leaders.
+//! What is done to the leaders, for how long, and what Tenure promises then.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
+
+/// The lease duration of every contender.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+/// What Tenure promises: no leader for a lease duration and this much more.
+const LEASE_AND: Duration = Duration::from_secs(1);
+/// What Tenure gives a holder of another make besides, as the chart installs it.
+pub(super) const FOREIGN_GRACE: Duration = Duration::from_secs(5);
+/// The lengths of a freeze of a container, in turn. A short run has one trial, and that is to be longer than a lease.
+const FREEZES_S: [u64; 5] = [20, 5, 20, 5, 60];
+/// The lengths of a pause of the control plane, in turn.
+const PAUSES_S: [u64; 3] = [20, 5, 60];
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,34 +24,103 @@ pub enum Fault {
     PodFrozen,
     /// The Lease is deleted.
     LeaseDeleted,
+    /// The holder is taken out of the Lease.
+    LeaseEmptied,
+    /// Another holder is written into the Lease.
+    LeaseEdited,
     /// The leader's node does not reach the API server.
     NodeCutOff,
     /// The leader's node dies.
     NodeDead,
+    /// The API server is killed, and started again.
+    ApiServerRestarted,
     /// The API server is frozen, and goes on later.
     ApiServerPaused,
+    /// The store of the API server is frozen, and goes on later.
+    EtcdPaused,
+}
+
+/// What Tenure promises after a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// A successor so soon after the fault.
+    Successor(Duration),
+    /// Somebody, the leader that was struck or a successor, leads so soon after the fault is over.
+    Leader(Duration),
+    /// The fault is shorter than the lease: whoever leads may go on.
+    Nothing,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::PodDeleted,
         Self::ContainerKilled,
         Self::PodFrozen,
         Self::LeaseDeleted,
+        Self::LeaseEmptied,
+        Self::LeaseEdited,
         Self::NodeCutOff,
         Self::NodeDead,
+        Self::ApiServerRestarted,
         Self::ApiServerPaused,
+        Self::EtcdPaused,
     ];
 
     /// Whether it strikes one contender alone, so that others can go on beside it.
     pub const fn strikes_one(self) -> bool {
-        matches!(self, Self::PodDeleted | Self::ContainerKilled | Self::PodFrozen | Self::LeaseDeleted)
+        !self.strikes_a_node() && !self.strikes_the_control_plane()
     }
 
     /// Whether it strikes a node, which all leaders have to be on.
     pub(super) const fn strikes_a_node(self) -> bool {
         matches!(self, Self::NodeCutOff | Self::NodeDead)
+    }
+
+    /// Whether it strikes what all contenders ask who leads.
+    pub(super) const fn strikes_the_control_plane(self) -> bool {
+        matches!(self, Self::ApiServerRestarted | Self::ApiServerPaused | Self::EtcdPaused)
+    }
+
+    /// Whether it changes nothing but the Lease.
+    pub(super) const fn touches_the_lease(self) -> bool {
+        matches!(self, Self::LeaseDeleted | Self::LeaseEmptied | Self::LeaseEdited)
+    }
+
+    /// How long it lasts in this trial, counted from 1; zero where it has no length of its own.
+    pub(super) fn length(self, number: u32) -> Duration {
+        let in_turn = |lengths: &[u64]| Duration::from_secs(lengths[(number.max(1) as usize - 1) % lengths.len()]);
+        match self {
+            Self::PodFrozen => in_turn(&FREEZES_S),
+            Self::ApiServerPaused | Self::EtcdPaused => in_turn(&PAUSES_S),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What Tenure promises after one that lasts so long.
+    pub(super) fn promise(self, length: Duration) -> Promise {
+        match self {
+            Self::PodFrozen if length <= LEASE => Promise::Nothing,
+            Self::LeaseEdited => Promise::Successor(LEASE + FOREIGN_GRACE + LEASE_AND),
+            _ if self.strikes_the_control_plane() => Promise::Leader(LEASE + LEASE_AND),
+            _ => Promise::Successor(LEASE + LEASE_AND),
+        }
+    }
+
+    /// Its name in the table, with its lengths where it has any.
+    pub(super) fn with_lengths(self, trials: u32) -> String {
+        let mut lengths: Vec<u64> = Vec::new();
+        for length in (1..=trials).map(|number| self.length(number).as_secs()).filter(|length| *length > 0) {
+            if !lengths.contains(&length) {
+                lengths.push(length);
+            }
+        }
+        if lengths.is_empty() {
+            return self.to_string();
+        }
+        lengths.sort_unstable();
+        let lengths: Vec<String> = lengths.into_iter().map(|length| length.to_string()).collect();
+        format!("{self} {} s", lengths.join(", "))
     }
 }
 
@@ -51,9 +131,13 @@ impl fmt::Display for Fault {
             Self::ContainerKilled => "container-killed",
             Self::PodFrozen => "pod-frozen",
             Self::LeaseDeleted => "lease-deleted",
+            Self::LeaseEmptied => "lease-emptied",
+            Self::LeaseEdited => "lease-edited",
             Self::NodeCutOff => "node-cut-off",
             Self::NodeDead => "node-dead",
+            Self::ApiServerRestarted => "apiserver-restarted",
             Self::ApiServerPaused => "apiserver-paused",
+            Self::EtcdPaused => "etcd-paused",
         })
     }
 }
@@ -65,5 +149,39 @@ impl FromStr for Fault {
         let known = || Self::ALL.map(|fault| fault.to_string()).join(", ");
         let found = Self::ALL.into_iter().find(|fault| fault.to_string() == text);
         found.ok_or_else(|| format!("unknown fault {text:?}: expected {}", known()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_trials_cover_every_length_and_the_first_is_longer_than_a_lease() {
+        assert_eq!(Fault::PodFrozen.with_lengths(5), "pod-frozen 5, 20, 60 s");
+        assert_eq!(Fault::EtcdPaused.with_lengths(5), "etcd-paused 5, 20, 60 s");
+        assert_eq!(Fault::ApiServerPaused.with_lengths(1), "apiserver-paused 20 s");
+        assert_eq!(Fault::NodeDead.with_lengths(5), "node-dead");
+        assert!(Fault::PodFrozen.length(1) > LEASE && Fault::PodFrozen.length(6) == Fault::PodFrozen.length(1));
+    }
+
+    #[test]
+    fn every_fault_strikes_one_contender_or_a_node_or_the_control_plane() {
+        for fault in Fault::ALL {
+            let strikes = [fault.strikes_one(), fault.strikes_a_node(), fault.strikes_the_control_plane()];
+            assert_eq!(strikes.into_iter().filter(|strikes| *strikes).count(), 1, "{fault}");
+            assert_eq!(fault.to_string().parse(), Ok(fault));
+        }
+        assert!("node-bored".parse::<Fault>().is_err());
+    }
+
+    #[test]
+    fn a_short_freeze_promises_no_successor_and_an_edited_lease_gets_the_grace_besides() {
+        let promise = |fault: Fault, seconds| fault.promise(Duration::from_secs(seconds));
+        assert_eq!(promise(Fault::PodFrozen, 5), Promise::Nothing);
+        assert_eq!(promise(Fault::PodFrozen, 20), Promise::Successor(Duration::from_secs(16)));
+        assert_eq!(promise(Fault::LeaseEmptied, 0), Promise::Successor(Duration::from_secs(16)));
+        assert_eq!(promise(Fault::LeaseEdited, 0), Promise::Successor(Duration::from_secs(21)));
+        assert_eq!(promise(Fault::EtcdPaused, 5), Promise::Leader(Duration::from_secs(16)));
     }
 }

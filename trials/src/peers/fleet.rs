@@ -2,14 +2,16 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
+use serde_json::json;
 
 use super::{NAMESPACE, PeersError, Stint, Ticks};
 use crate::{
@@ -22,12 +24,21 @@ use crate::{
 const REPLICAS: usize = 2;
 /// How long a pod has to have run: by then it has looked at the Lease, so that its wait has begun.
 const STANDBY_AGE: Duration = Duration::from_secs(5);
-/// How long a contender may take to be calm again after it was started anew.
+/// How long a contender may take to be calm, also after it was started anew or with a node that boots.
 const CALM_LIMIT: Duration = Duration::from_mins(2);
+/// The same for one that has sat out the last trial: it had that trial, too, and the others are not to wait for it for long.
+const CALM_AGAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How often the state of the pods is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long one request of the harness may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// How often a request that changes nothing when it is repeated is made before it counts as refused: the first one after a
+/// fault of the control plane may fail with its connection.
+const REQUEST_TRIES: u32 = 3;
+/// How long such a request is put off.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The holder that is written into a Lease to edit it.
+const SOMEBODY: &str = "somebody";
 
 /// Who contends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +61,8 @@ pub struct Fleet {
     pub(super) probe: Probe<Ticks>,
     pub(super) pods: Api<Pod>,
     pub(super) leases: Api<Lease>,
+    /// Whether it was not calm when it was last to be.
+    sat_out: AtomicBool,
 }
 
 /// The leader of the moment.
@@ -76,18 +89,32 @@ impl Fleet {
         let probe = Probe::receiving_at(SocketAddr::new(address, contender.port))
             .map_err(|source| PeersError::Io { what: "starting a probe", source })?;
         let pods = Api::namespaced(client.clone(), NAMESPACE);
-        Ok(Self { contender, probe, pods, leases: Api::namespaced(client.clone(), NAMESPACE) })
+        let leases = Api::namespaced(client.clone(), NAMESPACE);
+        Ok(Self { contender, probe, pods, leases, sat_out: AtomicBool::new(false) })
     }
 
-    /// Waits until it is calm. One that is not within `patience` is started anew: the second part says when.
-    pub(super) async fn calm_or_anew(&self, patience: Duration) -> Result<(Leader, Option<At>), PeersError> {
-        if let Ok(leader) = self.calm(patience).await {
-            return Ok((leader, None));
+    /// Waits until it is calm. One that is not is started anew, and sits out what is to come.
+    pub(super) async fn calm_or_anew(&self) -> Result<Option<Leader>, PeersError> {
+        let limit = if self.sat_out.load(Ordering::Relaxed) { CALM_AGAIN_LIMIT } else { CALM_LIMIT };
+        let calm = self.calm(limit).await.ok();
+        self.sat_out.store(calm.is_none(), Ordering::Relaxed);
+        if calm.is_none() {
+            self.start_anew().await?;
+        }
+        Ok(calm)
+    }
+
+    /// Starts it anew unless it is calm within `patience`, and returns when that was. Nobody waits here until it is calm.
+    pub(super) async fn anew_unless_calm(&self, patience: Duration) -> Result<Option<At>, PeersError> {
+        if self.calm(patience).await.is_ok() {
+            return Ok(None);
         }
         let anew = At::now();
-        self.delete_pods(|_| true).await?;
-        let calm = self.calm(CALM_LIMIT).await.map_err(|source| self.overdue(source))?;
-        Ok((calm, Some(anew)))
+        self.start_anew().await.map(|()| Some(anew))
+    }
+
+    async fn start_anew(&self) -> Result<(), PeersError> {
+        self.delete_pods(|_| true).await
     }
 
     /// Waits until every pod runs and is fresh, exactly one works, and the Lease has a holder.
@@ -109,26 +136,68 @@ impl Fleet {
         wait::until("somebody else leads", limit, first).await.ok()
     }
 
+    /// Waits until somebody leads after this instant, whoever it is.
+    pub(super) async fn heard(&self, since: At, limit: Duration) {
+        let heard = || self.probe.with_log(|ticks| ticks.heard_since(since));
+        wait::until("somebody leads", limit, heard).await.ok();
+    }
+
     pub(super) async fn delete_pod(&self, name: &str) -> Result<(), PeersError> {
-        let deleted = self.pods.delete(name, &DeleteParams::default()).await;
-        match deleted {
+        let delete = async || match self.pods.delete(name, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            deleted => deleted.map(drop).map_err(|source| self.api("deleting a pod", source)),
-        }
+            deleted => deleted.map(drop),
+        };
+        self.request("deleting a pod", REQUEST_TRIES, delete).await
     }
 
     pub(super) async fn delete_lease(&self) -> Result<(), PeersError> {
-        let deleted = self.leases.delete(self.contender.name, &DeleteParams::default()).await;
-        deleted.map(drop).map_err(|source| self.api("deleting the Lease", source))
+        let delete = async || self.leases.delete(self.contender.name, &DeleteParams::default()).await.map(drop);
+        self.request("deleting the Lease", 1, delete).await
+    }
+
+    pub(super) async fn empty_lease(&self) -> Result<(), PeersError> {
+        self.write_holder("").await
+    }
+
+    pub(super) async fn edit_lease(&self) -> Result<(), PeersError> {
+        self.write_holder(SOMEBODY).await
+    }
+
+    async fn write_holder(&self, holder: &str) -> Result<(), PeersError> {
+        let patch = Patch::Merge(json!({ "spec": { "holderIdentity": holder } }));
+        let write = async || self.leases.patch(self.contender.name, &PatchParams::default(), &patch).await.map(drop);
+        self.request("editing the Lease", 1, write).await
     }
 
     async fn delete_pods(&self, which: impl Fn(&Pod) -> bool) -> Result<(), PeersError> {
-        let listed = self.pods.list(&ListParams::default().labels(self.contender.selector)).await;
-        let listed = listed.map_err(|source| self.api("listing pods", source))?;
+        let parameters = ListParams::default().labels(self.contender.selector);
+        let listed = self.request("listing pods", REQUEST_TRIES, async || self.pods.list(&parameters).await).await?;
         for pod in listed.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && which(pod)) {
             self.delete_pod(&pod.name_any()).await?;
         }
         Ok(())
+    }
+
+    /// Makes a request until it succeeds, so often at most.
+    async fn request<T>(
+        &self,
+        what: &str,
+        tries: u32,
+        request: impl AsyncFn() -> Result<T, kube::Error>,
+    ) -> Result<T, PeersError> {
+        let mut tried = 1;
+        loop {
+            let failed = match wait::within(what, REQUEST_LIMIT, request()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(source)) => self.api(what, source),
+                Err(overdue) => self.overdue(overdue),
+            };
+            if tried >= tries {
+                return Err(failed);
+            }
+            tried += 1;
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
     }
 
     async fn calm_leader(&self) -> Option<Leader> {
@@ -143,7 +212,7 @@ impl Fleet {
             return None;
         }
         let lease = asked(self.leases.get_opt(self.contender.name)).await??;
-        lease.spec?.holder_identity.filter(|holder| !holder.is_empty())?;
+        lease.spec?.holder_identity.filter(|holder| !holder.is_empty() && holder != SOMEBODY)?;
         let stint = self.probe.with_log(|ticks| ticks.at_work(At::now()).cloned())?;
         let led_by = |pod: &Pod| stint.identity.split('_').next() == pod.metadata.name.as_deref();
         let pod = listed.items.iter().find(|pod| led_by(pod))?;
@@ -151,7 +220,7 @@ impl Fleet {
         Some(Leader { pod: pod.name_any(), node, stint })
     }
 
-    pub(super) fn overdue(&self, source: Overdue) -> PeersError {
+    fn overdue(&self, source: Overdue) -> PeersError {
         PeersError::Overdue { fleet: self.contender.name.to_owned(), source }
     }
 

@@ -5,7 +5,7 @@
 //! its own work has ended before it releases, and it waits for what may still go on in a holder of another make
 //! (`--foreign-grace`).
 
-use std::{fmt::Write as _, net::IpAddr, path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{NAMESPACE, PeersError, Stint, Ticks, millis, seconds, spread};
+use super::{NAMESPACE, PeersError, Row, Ticks, millis, seconds};
 use crate::{
     clock::{At, Timeline},
     journal::{Journal, write_lines},
@@ -32,6 +32,8 @@ const OUR_TERM: Duration = Duration::from_secs(1);
 /// How long client-go leads at least while Tenure looks on: a lease duration, and a little. After a shorter term Tenure would
 /// wait for the rest of it, besides the grace.
 const THEIR_TERM: Duration = Duration::from_millis(15_500);
+/// How many hand-overs are added where some have not come about.
+const EXTRA_HAND_OVERS: u32 = 4;
 /// How often pods are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -62,8 +64,17 @@ struct HandOver {
 #[derive(Debug)]
 pub struct HandOvers {
     pair: Pair,
+    /// How many there are to be in each direction.
+    wanted: u32,
     all: Vec<HandOver>,
-    lost: u64,
+    /// Those that did not come about: whether Tenure was the one that stopped.
+    missed: Vec<bool>,
+    /// Whether a time came in which nobody led, or both did, until nobody waited any more.
+    stuck: bool,
+    /// How many datagrams of Tenure and of client-go never arrived.
+    lost: [u64; 2],
+    /// Why there are no more of them, if there should be.
+    pub error: Option<PeersError>,
 }
 
 struct Mixed {
@@ -88,7 +99,7 @@ pub async fn run(
     address: IpAddr,
     directory: &Path,
     pair: Pair,
-    times: u32,
+    wanted: u32,
 ) -> Result<HandOvers, PeersError> {
     let io = |what| move |source| PeersError::Io { what, source };
     let journal = Journal::create(&directory.join(format!("{}.log", pair.ours)), Timeline::new())
@@ -101,47 +112,58 @@ pub async fn run(
         deployments: Api::namespaced(client.clone(), NAMESPACE),
         journal,
     };
-    let hand_overs = mixed.hand_overs(times).await?;
+    let mut hand_overs =
+        HandOvers { pair, wanted, all: Vec::new(), missed: Vec::new(), stuck: false, lost: [0; 2], error: None };
+    hand_overs.error = mixed.hand_overs(&mut hand_overs).await.err();
     let ticks = mixed.probe.with_log(Clone::clone);
+    hand_overs.lost = [pair.ours, pair.theirs].map(|side| ticks.lost_of(side));
     write_lines(&directory.join(format!("terms-{}.jsonl", pair.ours)), ticks.stints())
         .map_err(io("writing the terms"))?;
-    Ok(HandOvers { pair, all: hand_overs, lost: ticks.lost() })
+    Ok(hand_overs)
 }
 
 impl Mixed {
-    async fn hand_overs(&self, times: u32) -> Result<Vec<HandOver>, PeersError> {
-        let mut hand_overs = Vec::new();
-        for _ in 0..times * 2 {
-            let leader = self
-                .until("one leads", HAND_OVER_LIMIT, || self.probe.with_log(|ticks| ticks.at_work(At::now()).cloned()));
-            let leader = leader.await?;
+    async fn hand_overs(&self, found: &mut HandOvers) -> Result<(), PeersError> {
+        for tried in 0..found.wanted * 2 + EXTRA_HAND_OVERS {
+            if tried >= found.wanted * 2 && found.is_complete() {
+                break;
+            }
+            let leader = || self.probe.with_log(|ticks| ticks.at_work(At::now()).cloned());
+            let Ok(leader) = wait::until("one leads", HAND_OVER_LIMIT, leader).await else {
+                found.stuck = true;
+                break;
+            };
+            let alone = At::now();
             let from_ours = leader.identity.starts_with(self.pair.ours);
             let (from, to) =
                 if from_ours { (self.pair.ours, self.pair.theirs) } else { (self.pair.theirs, self.pair.ours) };
             self.pods_of(to, 1).await?;
             tokio::time::sleep(if from_ours { OUR_TERM } else { THEIR_TERM }).await;
-            let hand_over = self.hand_over(&leader, from, to).await?;
+            let hand_over = self.hand_over(alone, from, to).await?;
             self.journal.note(At::now(), &format!("{from} to {to}: {hand_over:?}"));
-            hand_overs.push(hand_over);
+            match hand_over {
+                Some(hand_over) => found.all.push(hand_over),
+                None => found.missed.push(from_ours),
+            }
         }
-        Ok(hand_overs)
+        Ok(())
     }
 
-    async fn hand_over(&self, leader: &Stint, from: &str, to: &str) -> Result<HandOver, PeersError> {
+    /// Stops the one that has led alone at that instant; nothing if the other does not lead in time.
+    async fn hand_over(&self, alone: At, from: &str, to: &str) -> Result<Option<HandOver>, PeersError> {
         let told = At::now();
         self.scale(from, 0).await?;
-        let next = || {
-            self.probe.with_log(|ticks| ticks.first_since(told).filter(|next| next.identity.starts_with(to)).cloned())
-        };
-        let next = self.until("the other leads", HAND_OVER_LIMIT, next).await?;
+        let next = || self.probe.with_log(|ticks| ticks.first_of(to, alone).cloned());
+        let next = wait::until("the other leads", HAND_OVER_LIMIT, next).await;
         self.pods_of(from, 0).await?;
+        // Whatever it has begun since it was seen to lead counts, until the last of its pods is gone.
+        let last = self.probe.with_log(|ticks| ticks.last_of(from));
         self.scale(from, 1).await?;
-        let ended = self.probe.with_log(|ticks| ticks.now(leader).cloned()).unwrap_or_else(|| leader.clone());
-        Ok(HandOver {
+        Ok(next.ok().zip(last).map(|(next, last)| HandOver {
             from_ours: from == self.pair.ours,
-            overlap: ended.overlap(&next, None),
+            overlap: last.signed_since(next.first),
             took: next.first.since(told),
-        })
+        }))
     }
 
     async fn scale(&self, deployment: &str, replicas: u32) -> Result<(), PeersError> {
@@ -168,66 +190,90 @@ impl Mixed {
         wait::within(&what, POD_LIMIT, there).await.map_err(|source| self.overdue(source))
     }
 
-    async fn until<T>(&self, what: &str, limit: Duration, look: impl FnMut() -> Option<T>) -> Result<T, PeersError> {
-        wait::until(what, limit, look).await.map_err(|source| self.overdue(source))
-    }
-
     fn overdue(&self, source: Overdue) -> PeersError {
         PeersError::Overdue { fleet: format!("{} and {}", self.pair.ours, self.pair.theirs), source }
     }
 }
 
 impl HandOvers {
-    /// The table, for people.
-    pub fn render(&self) -> String {
-        let mut table = format!(
-            "{:<34} {:>5} {:>39} {:>31}\n",
-            format!("mixed fleet, {}", self.pair.about),
-            "times",
-            "last tick minus first ms, least/p50/max",
-            "hand-over s, least / p50 / max"
-        );
-        for (name, from_ours) in [("Tenure to client-go", true), ("client-go to Tenure", false)] {
+    /// Its rows, one for each direction.
+    pub fn rows(&self) -> [Row; 2] {
+        [(true, self.lost[0]), (false, self.lost[1])].map(|(from_ours, lost)| {
             let those = || self.all.iter().filter(move |hand_over| hand_over.from_ours == from_ours);
-            let row =
-                |figures: Option<[String; 3]>| figures.map_or_else(|| "none".to_owned(), |figures| figures.join(" / "));
-            let overlap = row(spread(those().map(|hand_over| hand_over.overlap)).map(|figures| figures.map(millis)));
-            let took = row(spread(those().map(|hand_over| hand_over.took)).map(|figures| figures.map(seconds)));
-            let written = writeln!(table, "  {name:<32} {:>5} {overlap:>39} {took:>31}", those().count());
-            written.expect("writing to a string cannot fail");
-        }
-        let written = writeln!(table, "  {:<32} {:>5}", "datagrams lost on the way", self.lost);
-        written.expect("writing to a string cannot fail");
-        table
+            let overlaps = || those().map(|hand_over| hand_over.overlap);
+            let trials = those().count();
+            let too_few = (trials < self.wanted as usize).then(|| format!("only {trials} of {} trials", self.wanted));
+            Row {
+                fault: format!("mixed fleet, {}", self.pair.about),
+                contender: direction(from_ours).to_owned(),
+                trials,
+                overlap: overlaps().min().zip(overlaps().max()),
+                take_overs: those().map(|hand_over| hand_over.took).collect(),
+                lost,
+                notes: too_few.into_iter().collect(),
+                ..Row::default()
+            }
+        })
     }
 
     /// What Tenure promises and did not keep, one sentence each.
     pub fn failures(&self) -> Vec<String> {
         let overlapping = self.all.iter().filter(|hand_over| hand_over.overlap > SignedDuration::ZERO);
-        let sentence = |hand_over: &HandOver| {
-            let direction = if hand_over.from_ours { "from Tenure to client-go" } else { "from client-go to Tenure" };
-            format!("mixed fleet, {}: both worked for {} ms, {direction}", self.pair.about, millis(hand_over.overlap))
-        };
-        overlapping.map(sentence).collect()
+        let overlapping = overlapping.map(|hand_over| {
+            format!("both worked for {} ms, {}", millis(hand_over.overlap), direction(hand_over.from_ours))
+        });
+        let missed = self.missed.iter().filter(|from_ours| !**from_ours);
+        let missed = missed.map(|_| format!("Tenure did not lead within {} s", seconds(HAND_OVER_LIMIT)));
+        let limit = seconds(HAND_OVER_LIMIT);
+        let stuck = self.stuck.then(|| format!("nobody led, or both did, for {limit} s"));
+        overlapping
+            .chain(missed)
+            .chain(stuck)
+            .map(|broken| format!("mixed fleet, {}: {broken}", self.pair.about))
+            .collect()
     }
+
+    fn is_complete(&self) -> bool {
+        self.rows().iter().all(|row| row.notes.is_empty())
+    }
+}
+
+fn direction(from_ours: bool) -> &'static str {
+    if from_ours { "Tenure to client-go" } else { "client-go to Tenure" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn hand_over(from_ours: bool, millis: i64) -> HandOver {
+        HandOver { from_ours, overlap: SignedDuration::from_millis(millis), took: Duration::from_secs(2) }
+    }
+
+    fn hand_overs(all: &[HandOver], missed: &[bool]) -> HandOvers {
+        let (all, missed) = (all.to_vec(), missed.to_vec());
+        HandOvers { pair: Pair::ALL[0], wanted: 1, all, missed, stuck: false, lost: [3, 4], error: None }
+    }
+
     #[test]
     fn work_of_both_at_once_fails_the_run_in_either_direction() {
-        let hand_over = |from_ours, millis| HandOver {
-            from_ours,
-            overlap: SignedDuration::from_millis(millis),
-            took: Duration::from_secs(2),
-        };
-        let hand_overs = |hand_overs: &[HandOver]| HandOvers { pair: Pair::ALL[0], all: hand_overs.to_vec(), lost: 0 };
-        assert_eq!(hand_overs(&[hand_over(true, -1), hand_over(false, -5_000)]).failures(), Vec::<String>::new());
-        let broken = hand_overs(&[hand_over(true, 1), hand_over(false, 2)]);
+        assert_eq!(hand_overs(&[hand_over(true, -1), hand_over(false, -5_000)], &[]).failures(), Vec::<String>::new());
+        let broken = hand_overs(&[hand_over(true, 1), hand_over(false, 2)], &[]);
         assert_eq!(broken.failures().len(), 2);
-        let table = broken.render();
-        assert!(table.contains("+2.0 / +2.0 / +2.0") && table.contains("2.000 / 2.000 / 2.000"), "{table}");
+        let [ours, theirs] = broken.rows();
+        assert_eq!((ours.trials, ours.lost, theirs.trials, theirs.lost), (1, 3, 1, 4));
+        assert_eq!(theirs.overlap.map(|(_, most)| millis(most)).as_deref(), Some("+2.0"));
+        assert!(broken.is_complete());
+    }
+
+    #[test]
+    fn tenure_has_to_take_over_and_a_peer_that_does_not_is_only_told_of() {
+        let missed = hand_overs(&[hand_over(true, -1)], &[false]);
+        assert_eq!(missed.failures().len(), 1);
+        assert!(!missed.is_complete());
+        assert_eq!(HandOvers { stuck: true, ..missed }.failures().len(), 2);
+        let theirs = hand_overs(&[hand_over(false, -1)], &[true]);
+        assert_eq!(theirs.failures(), Vec::<String>::new());
+        assert_eq!(theirs.rows()[0].notes, ["only 0 of 1 trials"]);
     }
 }

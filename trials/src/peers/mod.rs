@@ -1,13 +1,15 @@
 //! Tenure beside other electors, on a cluster where all of them are installed (`tests/peers`).
 //!
 //! [`table`] strikes Tenure, client-go, kube-lease-manager and kube-leader-election by the same faults at the same time, each
-//! on its own Lease, and prints what the probe saw. The figures of the others are measurements: they never fail a run.
+//! on its own Lease, and [`report`] prints what the probe saw. The figures of the others are measurements: they never fail a run.
 //! Tenure's own are held to what it promises. [`mixed`] puts Tenure and client-go on one Lease, and lets them hand it to each
 //! other. Whether Tenure loses or doubles work is not looked at here but in [`crate::pods`].
 
 mod fault;
 mod fleet;
 pub mod mixed;
+pub mod report;
+mod seen;
 mod strike;
 pub mod table;
 mod ticks;
@@ -18,6 +20,7 @@ use thiserror::Error;
 
 pub use fault::Fault;
 pub use fleet::{Contender, Fleet};
+pub use report::Row;
 pub use ticks::{Stint, Ticks};
 
 use crate::{pods::HandError, wait::Overdue};
@@ -55,14 +58,6 @@ pub enum PeersError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// Smallest, median and largest of some figures.
-fn spread<T: Ord + Copy>(figures: impl IntoIterator<Item = T>) -> Option<[T; 3]> {
-    let mut sorted: Vec<T> = figures.into_iter().collect();
-    sorted.sort_unstable();
-    let median = sorted.get(sorted.len().div_ceil(2).max(1) - 1)?;
-    Some([*sorted.first()?, *median, *sorted.last()?])
 }
 
 fn millis(distance: jiff::SignedDuration) -> String {

@@ -95,10 +95,46 @@ impl Ticks {
         self.stints.iter().find(|stint| stint.token == earlier.token && stint.identity == earlier.identity)
     }
 
+    /// When somebody was first at work at or after this instant, whoever it was.
+    pub fn heard_since(&self, at: At) -> Option<At> {
+        self.stints.iter().filter(|stint| stint.last >= at).map(|stint| stint.first.max(at)).min()
+    }
+
+    /// The first term that began at or after this instant, of those whose identity begins so.
+    pub fn first_of(&self, prefix: &str, since: At) -> Option<&Stint> {
+        self.stints.iter().find(|stint| stint.first >= since && stint.identity.starts_with(prefix))
+    }
+
+    /// The last datagram of any term whose identity begins so.
+    pub fn last_of(&self, prefix: &str) -> Option<At> {
+        self.stints.iter().filter(|stint| stint.identity.starts_with(prefix)).map(|stint| stint.last).max()
+    }
+
+    /// All terms by their tokens, each with the next one: only for a contender whose tokens grow from term to term.
+    ///
+    /// What is beside a pair is the last of the older one minus the first of the newer one. `thaws` says which terms thawed
+    /// and when: as in [`Stint::overlap`], one datagram of each is excused.
+    pub fn successions(&self, thaws: &[(u64, At)]) -> Vec<(&Stint, &Stint, SignedDuration)> {
+        let mut terms: Vec<&Stint> = self.stints.iter().collect();
+        terms.sort_by_key(|stint| (stint.token, stint.first));
+        let distance = |older: &Stint, newer: &Stint| {
+            let thaws = thaws.iter().filter(|(token, _)| *token == older.token);
+            let excused = thaws.map(|(_, thawed)| older.overlap(newer, Some(*thawed))).min();
+            excused.unwrap_or_else(|| older.overlap(newer, None))
+        };
+        terms.windows(2).map(|pair| (pair[0], pair[1], distance(pair[0], pair[1]))).collect()
+    }
+
     /// How many datagrams never arrived.
     pub fn lost(&self) -> u64 {
+        self.lost_of("")
+    }
+
+    /// How many datagrams of those whose identity begins so never arrived.
+    pub fn lost_of(&self, prefix: &str) -> u64 {
         let sent = |stint: &Stint| stint.sequence.1 - stint.sequence.0 + 1;
-        self.stints.iter().map(|stint| sent(stint).saturating_sub(stint.received)).sum()
+        let those = self.stints.iter().filter(|stint| stint.identity.starts_with(prefix));
+        those.map(|stint| sent(stint).saturating_sub(stint.received)).sum()
     }
 }
 
@@ -144,6 +180,41 @@ mod tests {
         assert_eq!(a.overlap(b, None), SignedDuration::from_millis(-589));
         assert_eq!(ticks.lost(), 2);
         assert_eq!(ticks.first_since(At::from_millis(12)), Some(b));
+    }
+
+    #[test]
+    fn somebody_is_heard_at_once_if_its_term_goes_on_and_else_when_the_next_one_begins() {
+        let ticks = ticks(&[(10, "7 a 0"), (500, "7 a 1"), (900, "9 b 0")]);
+        assert_eq!(ticks.heard_since(At::from_millis(400)), Some(At::from_millis(400)));
+        assert_eq!(ticks.heard_since(At::from_millis(600)), Some(At::from_millis(900)));
+        assert_eq!(ticks.heard_since(At::from_millis(901)), None);
+    }
+
+    #[test]
+    fn the_last_of_a_side_is_that_of_its_latest_term_and_its_losses_are_its_own() {
+        let ticks = ticks(&[(10, "7 ours-1 0"), (20, "9 ours-1 2"), (30, "0 theirs-1 0"), (40, "9 ours-1 4")]);
+        assert_eq!(ticks.last_of("ours"), Some(At::from_millis(40)));
+        let first = ticks.first_of("theirs", At::from_millis(5)).map(|stint| stint.first);
+        assert_eq!(first, Some(At::from_millis(30)));
+        assert_eq!(ticks.first_of("theirs", At::from_millis(31)), None);
+        assert_eq!((ticks.lost_of("ours"), ticks.lost_of("theirs"), ticks.lost()), (1, 0, 1));
+    }
+
+    #[test]
+    fn terms_follow_each_other_by_token_even_if_an_older_one_is_heard_first_of_all_later() {
+        let ticks = ticks(&[(10, "7 a 0"), (100, "9 b 0"), (120, "8 c 0"), (130, "9 b 1"), (200, "12 a 0")]);
+        let successions = ticks.successions(&[]);
+        let found = successions.iter().map(|(older, newer, distance)| (older.token, newer.token, *distance));
+        let millis = SignedDuration::from_millis;
+        assert_eq!(found.collect::<Vec<_>>(), [(7, 8, millis(-110)), (8, 9, millis(20)), (9, 12, millis(-70))]);
+    }
+
+    #[test]
+    fn a_thaw_is_no_excuse_for_another_term() {
+        let ticks = ticks(&[(10, "7 a 0"), (600, "9 b 0"), (900, "7 a 1")]);
+        let distance = |thaws: &[(u64, At)]| ticks.successions(thaws)[0].2;
+        assert_eq!(distance(&[(7, At::from_millis(900))]), SignedDuration::from_millis(-590));
+        assert_eq!(distance(&[(9, At::from_millis(900))]), SignedDuration::from_millis(300));
     }
 
     #[test]
