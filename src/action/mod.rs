@@ -1,6 +1,7 @@
 //! How the work of a run is done: one attempt of one action, and what became of it.
 //!
-//! [`Action`] is the one door; behind it are [`HttpRunner`] and [`JobRunner`], put together by [`Runners`]. An action promises two things to whoever records the outcome:
+//! [`Action`] is the one door; behind it are [`HttpRunner`] and [`JobRunner`], put together by [`Runners`]. An action promises
+//! two things to whoever records the outcome:
 //!
 //! - It asks the term's guard as the last step before the first byte leaves ([`EndKind::TermEnded`] means that no byte of
 //!   the request was sent), so whatever it waited for before cannot carry an effect past the end of the term.
@@ -22,7 +23,7 @@ mod tests;
 mod tls;
 mod wire;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 use futures::future::BoxFuture;
@@ -65,6 +66,8 @@ pub enum ActionSpec {
     Http(Box<HttpAction>),
     /// A Kubernetes Job.
     Job(JobTemplate),
+    /// A Kubernetes Job that was begun by a spec that is not valid any more: it is followed, and not created.
+    BegunJob,
 }
 
 /// Each kind of action by its own runner.
@@ -98,6 +101,10 @@ pub struct Tidy {
     pub successful: usize,
     /// How many others stay.
     pub failed: usize,
+    /// The ids of its runs whose end is not recorded: what they have left behind is how their end will be known.
+    pub open: BTreeSet<String>,
+    /// Runs of later slots may have begun since `open` was known.
+    pub until: Timestamp,
     /// The guard of the term in office.
     pub guard: Guard,
 }
@@ -237,39 +244,12 @@ impl EndKind {
             Self::Succeeded { .. } | Self::Refused { .. } | Self::JobSucceeded | Self::JobFailed | Self::JobTimedOut
         )
     }
-
-    /// One fixed word for metrics and logs.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Succeeded { .. } => "succeeded",
-            Self::Refused { .. } => "refused",
-            Self::Unsent => "unsent",
-            Self::NoAnswer => "no_answer",
-            Self::TimedOut { .. } => "timed_out",
-            Self::TermEnded => "term_ended",
-            Self::JobSucceeded => "job_succeeded",
-            Self::JobFailed => "job_failed",
-            Self::JobTimedOut => "job_timed_out",
-            Self::JobGone => "job_gone",
-            Self::NameTaken => "name_taken",
-            Self::LeftRunning => "left_running",
-            Self::Replaced { .. } => "replaced",
-        }
-    }
 }
 
 impl ActionSpec {
-    /// The name of the field that says it, which is also its word in metrics.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Http(_) => "http",
-            Self::Job(_) => "jobTemplate",
-        }
-    }
-
     /// Whether what an attempt has begun goes on without the leader that began it.
     pub const fn lives_on(&self) -> bool {
-        matches!(self, Self::Job(_))
+        matches!(self, Self::Job(_) | Self::BegunJob)
     }
 }
 
@@ -277,7 +257,7 @@ impl Runners {
     fn of(&self, action: &ActionSpec) -> &dyn Action {
         match action {
             ActionSpec::Http(_) => &*self.http,
-            ActionSpec::Job(_) => &*self.jobs,
+            ActionSpec::Job(_) | ActionSpec::BegunJob => &*self.jobs,
         }
     }
 }

@@ -121,10 +121,10 @@ impl Predecessors {
         Some(Leave { lease: known.lease.clone(), version: known.version })
     }
 
-    /// Forgets what has been seen: it may be old when a term begins.
+    /// Forgets what has been seen, but for the longest duration: it may be old when a term begins.
     pub fn forget(&mut self) {
         for known in self.all.values_mut() {
-            *known = Predecessor { looking: known.looking, ..Predecessor::new(known.lease.clone()) };
+            *known = Predecessor { looking: known.looking, ..known.forgotten() };
         }
     }
 
@@ -140,20 +140,20 @@ impl Predecessors {
                 known.looking = true;
                 due.push(known.lease.clone());
             } else {
-                *known = Predecessor::new(known.lease.clone());
+                *known = known.forgotten();
                 known.next_look = now + LOOK_EVERY;
             }
         }
         due
     }
 
-    /// Takes note of a look at `lease`, sent at `sent`.
-    pub fn note(&mut self, lease: &LeaseName, seen: &Result<Seen, String>, sent: BootTime) {
+    /// Takes note of a look at `lease`, sent at `sent` and answered by `now`.
+    pub fn note(&mut self, lease: &LeaseName, seen: &Result<Seen, String>, sent: BootTime, now: BootTime) {
         let Some(known) = self.all.get_mut(&lease.to_string()) else { return };
         known.looking = false;
         known.next_look = sent + LOOK_EVERY;
         let text = match seen {
-            Ok(seen) => known.judge(seen, sent, self.patience),
+            Ok(seen) => known.judge(seen, sent, now, self.patience),
             Err(error) => {
                 known.free = false;
                 format!("it cannot be read: {error}")
@@ -184,8 +184,14 @@ impl Predecessor {
         }
     }
 
-    /// Decides whether the Lease is free, and says why.
-    fn judge(&mut self, seen: &Seen, now: BootTime, patience: Duration) -> String {
+    /// What stays when the rest is too old: a holder that was seen to keep others away for so long may do so again.
+    fn forgotten(&self) -> Self {
+        Self { longest: self.longest, ..Self::new(self.lease.clone()) }
+    }
+
+    /// Decides whether the Lease is free, and says why. What is seen first counts from when it was heard, and what is seen
+    /// again was so when it was asked.
+    fn judge(&mut self, seen: &Seen, sent: BootTime, now: BootTime, patience: Duration) -> String {
         self.version = seen.version;
         self.longest = self.longest.max(seen.duration);
         self.free = false;
@@ -203,11 +209,11 @@ impl Predecessor {
         };
         let until = since + self.longest.max(patience);
         let what = if seen.version.is_some() { "somebody has emptied it" } else { "there is no such Lease" };
-        self.free = until <= now;
+        self.free = until <= sent;
         if self.free {
             return format!("{what}, and its last holder would have ended by now");
         }
-        self.next_look = self.next_look.min(until);
+        self.next_look = self.next_look.min(until.max(now));
         format!("{what}, and its last holder may still be at work for {} s", (until - since).as_secs())
     }
 }

@@ -111,6 +111,11 @@ impl Compiled {
 }
 
 impl Compiled {
+    /// Whether the API server is asked for the same as by `other`.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        self.action == other.action && self.given_deadline == other.given_deadline
+    }
+
     /// The same spec, refused by the API server: it has no slots and no action, and says so.
     pub fn refused(&self, message: String) -> Self {
         let planned = Planned { schedule: None, interval: None, ..self.planned.clone() };

@@ -25,7 +25,7 @@ use super::{
     adoption::{LeaseName, Seen},
     alarms::Alarms,
     feed::{Feed, Guarded},
-    job::{Job, Planning, Run, RunState, Step, Surroundings, WriteKind},
+    job::{Job, Planning, Reading, Run, RunState, Step, Surroundings, WriteKind},
     observer::Observer,
     run::Ended,
     scheduler::{SchedulerParts, SchedulerState},
@@ -66,6 +66,10 @@ pub(super) struct Engine {
     next_catch_up: BootTime,
     alarms: Alarms,
     requests: usize,
+    /// Those of them that are creations which are only tried.
+    pub(super) trials: usize,
+    /// Since when the replica stops.
+    pub(super) draining_since: Option<BootTime>,
     queue: VecDeque<JobRef>,
     queued: BTreeSet<JobRef>,
     listed: Option<BTreeSet<JobRef>>,
@@ -175,6 +179,8 @@ impl Engine {
             next_catch_up: parts.clock.boot(),
             alarms: Alarms::default(),
             requests: 0,
+            trials: 0,
+            draining_since: None,
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
             listed: None,
@@ -329,6 +335,9 @@ impl Engine {
                 tracing::info!("The time of day here is the API server's again");
             }
         }
+        if self.drain.borrow().is_some() {
+            self.draining_since.get_or_insert(self.clock.boot());
+        }
         let stopping = self.drain.borrow().is_some() || self.leadership.is_stopping();
         let closed = stopping || wrong.is_some() || self.ownership.yields;
         let planning = if closed { Planning::Closed } else { Planning::Open };
@@ -383,6 +392,10 @@ impl Engine {
             self.bury(key, job);
             return;
         }
+        if job.reading == Reading::Unreadable {
+            self.jobs.insert(key.clone(), job);
+            return;
+        }
         self.start_due_attempts(&mut job);
         if !job.busy {
             self.step(&mut job);
@@ -421,6 +434,8 @@ impl Engine {
             write_id: &write_id,
         };
         match job.next_step(&around) {
+            // While nothing is planned, nothing has been found out about it either.
+            Ok(Step::Rest) if self.planning == Planning::Closed && self.office.is_some() => {}
             Ok(Step::Rest) => job.said = None,
             Ok(Step::Read) => self.read(job),
             Ok(Step::Write(write)) => {
@@ -428,7 +443,10 @@ impl Engine {
                 self.write_when_it_is_its_turn(job, *write, boot);
             }
             Ok(Step::TryOut) => self.try_out(job),
-            Ok(Step::Replace) => {
+            Ok(Step::Replace { waits_long }) => {
+                if waits_long {
+                    self.tell_replace_waits(job);
+                }
                 if self.replace_runs(job) {
                     self.step(job);
                 }

@@ -11,13 +11,19 @@ use super::{
     store::{ReadAnswer, WriteAnswer},
 };
 use crate::{
-    action::{Attempt, AttemptEnd, EndKind, JobRef, Trial},
+    action::{ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Trial},
     api::{ActiveRun, ConcurrencyPolicy, ConditionStatus, ConditionType, Instant, Outcome, PeriodicJob},
     election::TermEnded,
 };
 
 /// What the API server refused is asked about again this much later: a permission or a quota may have come.
 const TRIAL_AGAIN: Duration = Duration::from_mins(1);
+
+/// At most this much is added to it, so that a thousand refused jobs do not ask in one moment.
+const TRIAL_SPREAD: Duration = Duration::from_secs(15);
+
+/// After so many answers in a row that say neither yes nor no, the object says so.
+const TRIALS_UNANSWERED: u32 = 3;
 
 /// While the replica stops, requests that are forbidden are made again for this long.
 const FORBIDDEN_FOR: Duration = Duration::from_secs(2);
@@ -37,6 +43,7 @@ impl Engine {
     }
 
     fn on_tried_out(&mut self, key: &JobRef, uid: &str, generation: i64, trial: Trial) {
+        self.trials = self.trials.saturating_sub(1);
         if let Some(mut job) = self.jobs.remove(key) {
             if job.uid == uid {
                 job.busy = false;
@@ -47,12 +54,18 @@ impl Engine {
                         job.setbacks = 0;
                         job.passed_trial();
                     }
-                    Trial::Refused(message) => job.failed_trial(message, self.clock.boot() + TRIAL_AGAIN),
+                    Trial::Refused(message) => {
+                        let again = TRIAL_AGAIN + self.entropy.up_to(TRIAL_SPREAD);
+                        job.failed_trial(message, self.clock.boot() + again);
+                    }
                     Trial::Unknown(error) => {
                         if job.setbacks == 0 {
                             tracing::warn!(periodicjob = %key, error, "Whether a Job could be created is not known");
                         }
                         self.set_back(&mut job);
+                        if job.setbacks >= TRIALS_UNANSWERED {
+                            job.doubt_trial(&error);
+                        }
                     }
                 }
             }
@@ -138,6 +151,8 @@ impl Engine {
     fn forbidden(&self, job: &mut Job, error: &str) {
         let boot = self.clock.boot();
         let since = *job.forbidden_since.get_or_insert(boot);
+        // A right that was lacking long before may be on its way back.
+        let since = since.max(self.draining_since.unwrap_or(boot));
         if self.drain.borrow().is_some() && boot >= since + FORBIDDEN_FOR {
             tracing::warn!(periodicjob = %job.key, error, "What became of its runs is not recorded");
             job.give_up_recording();
@@ -179,6 +194,8 @@ impl Engine {
                 }
             }
             WriteKind::Attempt(id) => {
+                // A new attempt has not been begun by anybody.
+                job.left_running.remove(id);
                 if let Some(run) = self.run_is_stored(id, job) {
                     job.runs.insert(id.clone(), run);
                 }
@@ -229,7 +246,11 @@ impl Engine {
 
     fn start_attempt(&mut self, job: &mut Job, run_id: String, now: Instant) {
         let (Some(office), Some(run)) = (&self.office, job.runs.get_mut(&run_id)) else { return };
-        let Some(action) = job.compiled.action.clone() else {
+        let was_begun = run.was_begun(&run_id, &job.left_running);
+        let policy = &job.compiled.policy;
+        // What was begun by a spec that was valid is followed, whatever the spec is now.
+        let begun = (policy.lives_on && was_begun).then_some(ActionSpec::BegunJob);
+        let Some(action) = job.compiled.action.clone().or(begun) else {
             let message = format!("the spec is not valid: {}", job.compiled.readiness.message);
             run.state = RunState::Finished(RunEnd { outcome: Outcome::Failed, message, reason: None, at: now });
             return;
@@ -247,10 +268,11 @@ impl Engine {
             attempt: intent.attempt,
             guard: office.term.guard(),
             action,
-            timeout: job.compiled.policy.timeout.min(intent.run_deadline.since(now)),
+            timeout: policy.timeout.min(intent.run_deadline.since(now)),
             active_deadline: job.compiled.given_deadline,
-            guarantee: job.compiled.policy.guarantee,
-            begun_before: run.was_begun(&run_id, &job.left_running),
+            guarantee: policy.guarantee,
+            // The creation of an attempt before this one may still come through.
+            begun_before: was_begun || (policy.lives_on && run.in_doubt),
             wishes: acting.wishes.clone(),
         };
         let in_time = intent.attempt == 1 && intent.trigger.is_none() && !attempt.begun_before;
@@ -456,6 +478,23 @@ impl Engine {
         };
         tracing::warn!(periodicjob = %job.key, reason, "Nothing is done about a job");
         self.notice(&job.key, &job.uid, Urgency::Warning, reason, note);
+    }
+
+    /// A run was asked to make room for a newer slot, and has not. Told once for each wait.
+    pub(super) fn tell_replace_waits(&self, job: &mut Job) {
+        if std::mem::replace(&mut job.replace_told, job.replacing_since) == job.replacing_since {
+            return;
+        }
+        let runs: Vec<&str> = job.runs.keys().map(String::as_str).collect();
+        let what = if job.compiled.policy.lives_on {
+            "its Job is gone only when its pods are: look at the pods of the Jobs with the label tenure.dev/run-id, and at the \
+             right to delete Jobs"
+        } else {
+            "its request has not ended"
+        };
+        let note = format!("a newer slot waits for the run {} to make room, and {what}", runs.join(", "));
+        tracing::warn!(periodicjob = %job.key, runs = runs.join(", "), "A run does not make room for a newer slot");
+        self.notice(&job.key, &job.uid, Urgency::Warning, "ReplaceWaits", note);
     }
 
     pub(super) fn tell_gauges(&self, job: &Job) {

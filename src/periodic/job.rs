@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     compiled::{Compiled, timetable_of},
     plan::Timetable,
-    record::RunEnd,
+    record::{Readiness, RunEnd},
     run::Retry,
 };
 use crate::{
@@ -62,6 +62,12 @@ pub struct Job {
     pub occupied_until: Option<Instant>,
     /// The object is gone or going.
     pub deleted: bool,
+    /// Whether its newest version can be read.
+    pub reading: Reading,
+    /// Since when its runs have been asked to make room for a newer slot.
+    pub replacing_since: Option<Instant>,
+    /// The wait for that which has been told.
+    pub replace_told: Option<Instant>,
     /// Another object has its name now; it is taken up when the runs of this one have ended.
     pub successor: Option<Box<PeriodicJob>>,
     /// Why nothing is done about it, as far as that has been said.
@@ -77,6 +83,15 @@ pub struct Job {
     edit_seen: Instant,
     stored: Option<(Planned, Timetable)>,
     overlaps_written: Option<Instant>,
+}
+
+/// Whether the newest version of an object can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// It can.
+    Readable,
+    /// It was written for another version of Tenure: nothing is begun and nothing written until one can be read.
+    Unreadable,
 }
 
 /// One run of this process.
@@ -113,6 +128,8 @@ pub struct Acting {
 #[derive(Debug)]
 enum Trying {
     Due,
+    /// It was asked, and there was no answer that says.
+    Unanswered(Readiness),
     Passed,
     /// It would not; the spec as it would be is kept, because the reason may be one that passes.
     Refused {
@@ -179,6 +196,9 @@ impl Job {
             first_plan: None,
             occupied_until: None,
             deleted: false,
+            reading: Reading::Readable,
+            replacing_since: None,
+            replace_told: None,
             successor: None,
             said: None,
             left_running: BTreeSet::new(),
@@ -245,8 +265,10 @@ impl Job {
     fn take_in(&mut self, object: &PeriodicJob, now: Instant) {
         let generation = object.metadata.generation.unwrap_or_default();
         if generation != self.compiled.planned.generation {
-            self.compiled = Compiled::of(&object.spec, generation);
-            self.trial = Trying::Due;
+            let before = std::mem::replace(&mut self.compiled, Compiled::of(&object.spec, generation));
+            // An edit of the schedule needs no new trial of the template.
+            let passed = matches!(self.trial, Trying::Passed) && self.compiled.asks_for_the_same(&before);
+            self.trial = if passed { Trying::Passed } else { Trying::Due };
             self.edit_seen = now;
         }
         self.resource_version = object.resource_version().unwrap_or_default();
@@ -271,6 +293,7 @@ impl Job {
         self.overlaps_written = None;
         self.said = None;
         self.wake = None;
+        self.replacing_since = None;
         self.left_running.clear();
     }
 
@@ -283,7 +306,30 @@ impl Job {
         };
         let passed_before = status.is_some_and(|status| status.conditions.iter().any(|known| is_passed(&known)));
         let asks = matches!(self.compiled.action, Some(ActionSpec::Job(_)));
-        asks && matches!(self.trial, Trying::Due) && !passed_before
+        asks && matches!(self.trial, Trying::Due | Trying::Unanswered(_)) && !passed_before
+    }
+
+    /// What the status says while it is not known whether the API server would take what the spec asks for.
+    fn trial_doubt(&self) -> Option<&Readiness> {
+        match &self.trial {
+            Trying::Unanswered(readiness) => Some(readiness),
+            _ => None,
+        }
+    }
+
+    /// The API server was asked, and its answers say neither yes nor no. It is asked again.
+    pub fn doubt_trial(&mut self, error: &str) {
+        // One answer is told: the next ones may differ in each word, and would be a write each.
+        if self.trial_doubt().is_some() {
+            return;
+        }
+        self.trial = Trying::Unanswered(Readiness {
+            ready: ConditionStatus::Unknown,
+            reason: "JobTemplateUntried",
+            message: format!(
+                "whether a Job could be created is not known, and nothing is planned until it is: {error}"
+            ),
+        });
     }
 
     /// The API server takes what the spec asks for.
@@ -302,7 +348,7 @@ impl Job {
     pub fn trial_again_at(&self) -> Option<BootTime> {
         match &self.trial {
             Trying::Refused { again_at, .. } => Some(*again_at),
-            Trying::Due | Trying::Passed => None,
+            Trying::Due | Trying::Unanswered(_) | Trying::Passed => None,
         }
     }
 

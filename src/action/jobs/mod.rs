@@ -21,8 +21,11 @@ use kube::{
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use self::sights::{Lookout, Sight, Sights};
 pub use self::template::{TemplateError, check, job_name};
+use self::{
+    sights::{Lookout, Sight, Sights},
+    template::Verdict,
+};
 use super::{Action, ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Tidy, Trial};
 use crate::{
     api::{Guarantee, JobTemplate},
@@ -42,16 +45,38 @@ pub struct JobRunner {
     sights: Sights,
     clock: SharedClock,
     entropy: SharedEntropy,
+    stopping: CancellationToken,
 }
 
 /// How long the API server may take for one answer: admission webhooks have ten seconds each.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 
+/// While the replica stops, the answer to a creation that is under way is waited for this long: without it, a run that may
+/// be made at most once is in doubt.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+
 /// The pause after an answer that settled nothing.
 const PAUSE: Backoff = Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) };
 
+/// How long the removal of old Jobs may take: a hand-over waits for it.
+const TIDY_DEADLINE: Duration = Duration::from_secs(5);
+
 /// A Job of which nothing is seen is asked for this often: a watch may be silent because its connection is.
 const ASK_AGAIN: Duration = Duration::from_mins(5);
+
+/// Whether a Job may be there that nobody has seen.
+struct Doubt {
+    /// Another leader, or an attempt before this one, may have created it.
+    begun_before: bool,
+    /// When the creation was sent that may have come through.
+    sent: Option<BootTime>,
+}
+
+impl Doubt {
+    const fn is_any(&self) -> bool {
+        self.begun_before || self.sent.is_some()
+    }
+}
 
 /// What a creation came to.
 enum Created {
@@ -84,11 +109,12 @@ impl JobRunner {
         tasks: Tasks,
         stopping: CancellationToken,
     ) -> Self {
-        let sights = Sights::new(api.clone(), namespace, clock.clone(), entropy.clone(), tasks, stopping);
-        Self { api, sights, clock, entropy }
+        let sights = Sights::new(api.clone(), namespace, clock.clone(), entropy.clone(), tasks, stopping.clone());
+        Self { api, sights, clock, entropy, stopping }
     }
 
-    async fn run(&self, attempt: &Attempt, template: &JobTemplate) -> AttemptEnd {
+    /// Without a template, a Job that was created before is followed, and none is created.
+    async fn run(&self, attempt: &Attempt, template: Option<&JobTemplate>) -> AttemptEnd {
         let name = job_name(&attempt.job.name, &attempt.run_id);
         let mut lookout = self.sights.look_out(JobRef { namespace: attempt.job.namespace.clone(), name: name.clone() });
         let found = if attempt.begun_before {
@@ -99,13 +125,17 @@ impl JobRunner {
         } else {
             None
         };
-        let job = match found {
-            Some(job) => job,
-            None if attempt.begun_before && attempt.guarantee == Guarantee::AtMostOnce => {
+        let job = match (found, template) {
+            (Some(job), _) => job,
+            (None, None) => {
+                let message = format!("there is no Job {name} any more, and none is created: the spec is not valid");
+                return end(EndKind::JobGone, message);
+            }
+            (None, Some(_)) if attempt.begun_before && attempt.guarantee == Guarantee::AtMostOnce => {
                 let message = format!("there is no Job {name}; whether there was one is not known");
                 return end(EndKind::NoAnswer, message);
             }
-            None => match self.create(attempt, template, &name).await {
+            (None, Some(template)) => match self.create(attempt, template, &name).await {
                 Created::There(job) => job,
                 Created::Not(end) => return end,
             },
@@ -116,41 +146,29 @@ impl JobRunner {
         }
     }
 
-    /// Creates the Job, until that has happened, is refused, or the attempt's time is up.
+    /// Creates the Job, until that has happened, is refused, or the attempt's time is up. A creation that may have come
+    /// through is looked for; it is not sent again when the run is to make room or the replica stops.
     async fn create(&self, attempt: &Attempt, template: &JobTemplate, name: &str) -> Created {
         let object = template::build(attempt, template, name);
         let deadline = self.clock.boot() + attempt.timeout;
-        let (mut in_doubt, mut tries) = (false, 0_u32);
+        let mut doubt = Doubt { begun_before: attempt.begun_before, sent: None };
+        let mut tries = 0_u32;
         loop {
-            if attempt.wishes.replace.is_cancelled() && !in_doubt {
-                return Created::Not(end(EndKind::Replaced { certain: true }, replaced("before its Job was created")));
+            if let Some(end) = self.gives_way(attempt, name, &doubt, tries) {
+                return Created::Not(end);
             }
-            // Under AtMostOnce a creation that may have come through is not sent again: the Job of the first one may have
-            // come and gone by then.
-            let once_only = in_doubt && attempt.guarantee == Guarantee::AtMostOnce;
-            let said = if once_only {
-                Said::Unknown("the answer to its creation was lost, and nothing is seen of it".to_owned())
-            } else {
-                self.ask_for_creation(&attempt.guard, &attempt.job.namespace, &object, false).await
-            };
-            let why = match said {
+            let why = match self.next_creation(attempt, &object, &mut doubt).await {
                 Said::There(job) => return Created::There(job),
-                Said::No(message) if !in_doubt => {
+                Said::No(message) if doubt.sent.is_none() => {
                     return Created::Not(end(EndKind::Unsent, format!("the Job {name} is not created: {message}")));
                 }
-                Said::Unsent if !in_doubt => {
-                    return Created::Not(end(
-                        EndKind::TermEnded,
-                        "the term ended before the Job was created".to_owned(),
-                    ));
+                Said::Unsent if !doubt.is_any() => {
+                    let message = "the term ended before the Job was created".to_owned();
+                    return Created::Not(end(EndKind::TermEnded, message));
                 }
                 Said::Unsent => return Created::Not(left_running(name)),
                 Said::Exists => "it could not be read".to_owned(),
-                Said::NotNow(message) | Said::No(message) => message,
-                Said::Unknown(message) => {
-                    in_doubt = true;
-                    message
-                }
+                Said::NotNow(message) | Said::No(message) | Said::Unknown(message) => message,
             };
             match self.look_up(attempt, name).await {
                 Ok(Some(job)) => return Created::There(job),
@@ -159,10 +177,65 @@ impl JobRunner {
             }
             if self.clock.boot() >= deadline {
                 let message = format!("the Job {name} could not be created within {:?}: {why}", attempt.timeout);
-                return Created::Not(end(EndKind::TimedOut { sent: in_doubt }, message));
+                return Created::Not(end(EndKind::TimedOut { sent: doubt.sent.is_some() }, message));
             }
             tries = tries.saturating_add(1);
-            clock::sleep(&*self.clock, PAUSE.wait(tries, &*self.entropy)).await;
+            self.pause(attempt, tries).await;
+        }
+    }
+
+    /// The end of an attempt whose Job is not to be created any more. An intent that is stored when the replica is told to
+    /// stop is acted on, once.
+    fn gives_way(&self, attempt: &Attempt, name: &str, doubt: &Doubt, tries: u32) -> Option<AttemptEnd> {
+        let (leave, replace) =
+            (attempt.wishes.leave.is_cancelled() && tries > 0, attempt.wishes.replace.is_cancelled());
+        if leave && doubt.is_any() {
+            return Some(left_running(name));
+        }
+        if leave {
+            return Some(end(EndKind::TermEnded, "the replica stops, and the Job was not created yet".to_owned()));
+        }
+        // One that was sent may still arrive: it is looked for until the API server has given it up.
+        let settled = doubt.sent.is_none_or(|sent| self.clock.boot() >= sent + ANSWER_DEADLINE);
+        (replace && settled).then(|| {
+            let certain = !doubt.is_any();
+            end(EndKind::Replaced { certain }, replaced("before its Job was created"))
+        })
+    }
+
+    /// Asks for the creation, unless it may have come through and must not be sent again.
+    async fn next_creation(&self, attempt: &Attempt, object: &Value, doubt: &mut Doubt) -> Said {
+        // Under AtMostOnce the Job of a first creation may have come and gone by now.
+        let once_only = attempt.guarantee == Guarantee::AtMostOnce || attempt.wishes.replace.is_cancelled();
+        if doubt.sent.is_some() && once_only {
+            return Said::Unknown("the answer to its creation was lost, and nothing is seen of it".to_owned());
+        }
+        let sent = self.clock.boot();
+        let said = tokio::select! {
+            biased;
+            said = self.ask_for_creation(&attempt.guard, &attempt.job.namespace, object, false) => said,
+            () = self.after_leave(attempt) => Said::Unknown("there was no answer yet when the replica stopped".to_owned()),
+        };
+        if matches!(said, Said::Unknown(_)) {
+            doubt.sent = Some(sent);
+        }
+        said
+    }
+
+    async fn after_leave(&self, attempt: &Attempt) {
+        attempt.wishes.leave.cancelled().await;
+        clock::sleep(&*self.clock, LAST_ANSWER).await;
+    }
+
+    /// A pause between two tries, unless something is wished meanwhile.
+    async fn pause(&self, attempt: &Attempt, tries: u32) {
+        let (leave, replace) = (&attempt.wishes.leave, &attempt.wishes.replace);
+        let wished_before = replace.is_cancelled();
+        tokio::select! {
+            biased;
+            () = leave.cancelled() => {}
+            () = replace.cancelled(), if !wished_before => {}
+            () = clock::sleep(&*self.clock, PAUSE.wait(tries, &*self.entropy)) => {}
         }
     }
 
@@ -206,24 +279,23 @@ impl JobRunner {
     /// Waits for the end of the Job.
     async fn follow(&self, attempt: &Attempt, mut job: DynamicObject, lookout: &mut Lookout) -> AttemptEnd {
         let (name, uid) = (job.name_any(), job.uid());
-        let (mut deleting, mut deleted_here) = (None::<BoxFuture<'_, ()>>, false);
+        let mut deletion = Deletion::NotAsked;
         loop {
-            if let Some(verdict) = template::verdict(&job) {
+            if let Some(verdict) = deletion.lets_stand(template::verdict(&job)) {
                 return end(verdict.kind, verdict.message);
             }
             let asked = self.clock.boot() + ASK_AGAIN;
             let sight = tokio::select! {
                 biased;
                 () = attempt.wishes.leave.cancelled() => return left_running(&name),
-                () = attempt.wishes.replace.cancelled(), if !deleted_here => {
-                    deleted_here = true;
-                    deleting = Some(self.delete(attempt, &name, uid.clone()).boxed());
+                () = attempt.wishes.replace.cancelled(), if deletion.is_not_asked() => {
+                    deletion = Deletion::UnderWay(self.delete(attempt, &name, uid.clone()).boxed());
                     continue;
                 }
                 sight = next_sight(lookout, &self.clock, asked) => sight,
-                () = async { if let Some(deleting) = &mut deleting { deleting.await } }, if deleting.is_some() => {
-                    deleting = None;
-                    // What became of the deletion is seen by asking, should the watch have nothing to tell.
+                accepted = deletion.answer() => {
+                    deletion = if accepted { Deletion::Accepted } else { Deletion::NotOurs };
+                    // What became of the Job is seen by asking, should the watch have nothing to tell.
                     Sight::Absent
                 }
             };
@@ -246,32 +318,29 @@ impl JobRunner {
                 },
             };
             if gone {
-                return match template::verdict(&job) {
+                // The answer to a deletion may come after the watch has shown what it did.
+                if matches!(deletion, Deletion::UnderWay(_)) {
+                    deletion = if deletion.answer().await { Deletion::Accepted } else { Deletion::NotOurs };
+                }
+                return match deletion.lets_stand(template::verdict(&job)) {
                     Some(verdict) => end(verdict.kind, verdict.message),
-                    None if deleted_here => end(
-                        EndKind::Replaced { certain: true },
-                        replaced(&format!("and its Job {name} was deleted with its pods")),
-                    ),
-                    None => end(
-                        EndKind::JobGone,
-                        format!("the Job {name} was deleted before its end was seen; what it has done is not known"),
-                    ),
+                    None => deletion.end_of(&name),
                 };
             }
         }
     }
 
-    /// Deletes the Job, until that is done or it is gone. Foreground: it stays until its pods are gone, so that none of
-    /// them works beside those of the run that takes its place.
-    async fn delete(&self, attempt: &Attempt, name: &str, uid: Option<String>) {
+    /// Deletes the Job, until that is done or it is gone, and says whether it was deleted here. Foreground: it stays until
+    /// its pods are gone, so that none of them works beside those of the run that takes its place.
+    async fn delete(&self, attempt: &Attempt, name: &str, uid: Option<String>) -> bool {
         let preconditions = Preconditions { uid, resource_version: None };
         let parameters = DeleteParams::foreground().preconditions(preconditions);
         let jobs = jobs(self.api.gated_client(attempt.guard.clone()), &attempt.job.namespace);
         let mut tries = 0_u32;
         loop {
             match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.delete(name, &parameters)).await {
-                Ok(Ok(_)) => return,
-                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => return,
+                Ok(Ok(_)) => return true,
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => return false,
                 Ok(Err(error)) if tries == 0 => {
                     let error = explain_answer(&error);
                     tracing::warn!(job = name, error, "A Job that is to be replaced cannot be deleted");
@@ -286,7 +355,7 @@ impl JobRunner {
     async fn remove_surplus(&self, tidy: &Tidy) -> Result<(), kube::Error> {
         let jobs = jobs(self.api.gated_client(tidy.guard.clone()), &tidy.job.namespace);
         let listed = jobs.list(&ListParams::default().labels(&template::selector_of(&tidy.uid))).await?;
-        for job in template::surplus(&listed.items, &tidy.uid, tidy.successful, tidy.failed) {
+        for job in template::surplus(&listed.items, tidy) {
             let preconditions = Preconditions { uid: job.uid(), resource_version: None };
             let parameters = DeleteParams::background().preconditions(preconditions);
             match jobs.delete(&job.name_any(), &parameters).await {
@@ -298,11 +367,60 @@ impl JobRunner {
     }
 }
 
+/// The deletion of a Job that is to make room.
+enum Deletion<'a> {
+    NotAsked,
+    UnderWay(BoxFuture<'a, bool>),
+    /// The API server has taken it: the Job goes when its pods are gone.
+    Accepted,
+    /// The Job was gone already, by somebody else's hand, who may have left its pods behind.
+    NotOurs,
+}
+
+impl Deletion<'_> {
+    const fn is_not_asked(&self) -> bool {
+        matches!(self, Self::NotAsked)
+    }
+
+    /// Whether it was taken, when that is known.
+    async fn answer(&mut self) -> bool {
+        match self {
+            Self::UnderWay(answer) => answer.await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// A Job that is being deleted may count the pods that are stopped for it as failed ones: that is no end of its own.
+    fn lets_stand(&self, verdict: Option<Verdict>) -> Option<Verdict> {
+        verdict.filter(|verdict| !matches!(self, Self::Accepted) || verdict.kind == EndKind::JobSucceeded)
+    }
+
+    /// How an attempt ended whose Job is gone and had not ended by itself.
+    fn end_of(&self, name: &str) -> AttemptEnd {
+        match self {
+            Self::Accepted => {
+                let how = format!("and its Job {name} was deleted with its pods");
+                end(EndKind::Replaced { certain: true }, replaced(&how))
+            }
+            Self::NotOurs | Self::UnderWay(_) => {
+                let how = format!("but its Job {name} was deleted by somebody else; what it has done is not known");
+                end(EndKind::Replaced { certain: false }, replaced(&how))
+            }
+            Self::NotAsked => {
+                let message =
+                    format!("the Job {name} was deleted before its end was seen; what it has done is not known");
+                end(EndKind::JobGone, message)
+            }
+        }
+    }
+}
+
 impl Action for JobRunner {
     fn attempt(&self, attempt: Attempt) -> BoxFuture<'_, AttemptEnd> {
         async move {
             match &attempt.action {
-                ActionSpec::Job(template) => self.run(&attempt, template).await,
+                ActionSpec::Job(template) => self.run(&attempt, Some(template)).await,
+                ActionSpec::BegunJob => self.run(&attempt, None).await,
                 ActionSpec::Http(_) => end(EndKind::Unsent, "this action is not a Job".to_owned()),
             }
         }
@@ -313,7 +431,11 @@ impl Action for JobRunner {
         async move {
             let ActionSpec::Job(template) = &sample.action else { return Trial::Passed };
             let object = template::build(&sample, template, &job_name(&sample.job.name, &sample.run_id));
-            match self.ask_for_creation(&sample.guard, &sample.job.namespace, &object, true).await {
+            let asked = self.ask_for_creation(&sample.guard, &sample.job.namespace, &object, true);
+            let Some(said) = self.stopping.run_until_cancelled(asked).await else {
+                return Trial::Unknown("the replica stops".to_owned());
+            };
+            match said {
                 Said::There(_) | Said::Exists => Trial::Passed,
                 Said::No(message) => Trial::Refused(message),
                 Said::NotNow(message) | Said::Unknown(message) => Trial::Unknown(message),
@@ -325,11 +447,13 @@ impl Action for JobRunner {
 
     fn tidy(&self, tidy: Tidy) -> BoxFuture<'_, ()> {
         async move {
-            if let Err(error) = self.remove_surplus(&tidy).await
-                && !matches!(&error, kube::Error::Service(inner) if inner.is::<TermEnded>())
-            {
-                tracing::warn!(periodicjob = %tidy.job, error = %explain_answer(&error), "Old Jobs were not deleted");
-            }
+            let error = match clock::timeout(&*self.clock, TIDY_DEADLINE, self.remove_surplus(&tidy)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(kube::Error::Service(inner))) if inner.is::<TermEnded>() => return,
+                Ok(Err(error)) => explain_answer(&error),
+                Err(elapsed) => elapsed.to_string(),
+            };
+            tracing::warn!(periodicjob = %tidy.job, error, "Old Jobs were not deleted; the next run that ends tries again");
         }
         .boxed()
     }
@@ -345,6 +469,8 @@ fn said(error: &kube::Error) -> Said {
             (409, "AlreadyExists") => Said::Exists,
             // A conflict over a quota, or too many requests: the same request may pass a moment later.
             (409 | 429, _) => Said::NotNow(explain_answer(error)),
+            // The server's own time was up, wherever the request was by then.
+            (408, _) => Said::Unknown(explain_answer(error)),
             (400..=499, _) => Said::No(explain_answer(error)),
             _ => Said::Unknown(explain_answer(error)),
         },

@@ -1,8 +1,8 @@
 //! One watch of the Jobs that were made here, for everyone who waits for the end of one.
 //!
 //! It is opened when the first one waits and closed when nobody has waited for a while: a replica that runs no Jobs needs
-//! no permission to see them. It ends when the replica stops, too. What is seen of a Job is kept only for those who wait. A list that a Job is not in is told as
-//! [`Sight::Absent`]; whoever waits asks past the cache then.
+//! no permission to see them. It ends when the replica stops, too. What is seen of a Job is kept only for those who wait. A
+//! list that a Job is not in is told as [`Sight::Absent`]; whoever waits asks past the cache then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ use crate::{
     action::JobRef,
     apiserver::ApiServer,
     backoff::Backoff,
-    clock::{self, SharedClock},
+    clock::{self, BootTime, SharedClock},
     entropy::SharedEntropy,
     explain::{explain, explain_answer},
     tasks::Tasks,
@@ -61,6 +61,8 @@ struct Shared {
 struct Waiting {
     by_job: BTreeMap<JobRef, watch::Sender<Sight>>,
     watched: bool,
+    /// Since when nobody waits.
+    idle_since: BootTime,
 }
 
 /// Somebody waits; dropping it says that nobody does.
@@ -122,6 +124,7 @@ impl Drop for Lookout {
         let mut waiting = self.shared.lock();
         if waiting.by_job.get(&self.job).is_some_and(|sender| sender.receiver_count() <= 1) {
             waiting.by_job.remove(&self.job);
+            waiting.idle_since = self.shared.clock.boot();
         }
     }
 }
@@ -140,7 +143,8 @@ impl Shared {
         };
         let mut events = watcher(jobs, watcher::Config::default().labels(RUN_ID_LABEL)).boxed();
         let (mut failures, mut listed) = (0_u32, BTreeSet::new());
-        loop {
+        let _unwatched = Unwatched(&self);
+        while !self.closes() {
             match clock::timeout(&*self.clock, LINGER, events.next()).await {
                 Ok(Some(Ok(event))) => {
                     if !matches!(event, watcher::Event::Init) {
@@ -155,15 +159,18 @@ impl Shared {
                     failures = failures.saturating_add(1);
                     clock::sleep(&*self.clock, PAUSE.wait(failures, &*self.entropy)).await;
                 }
-                Ok(None) | Err(_) => {
-                    let mut waiting = self.lock();
-                    if waiting.by_job.is_empty() {
-                        waiting.watched = false;
-                        return;
-                    }
-                }
+                // Nothing to tell.
+                Ok(None) | Err(_) => {}
             }
         }
+    }
+
+    /// Closes the watch if nobody has waited for a while. Who leads now has Jobs of its own, so events alone say nothing.
+    fn closes(&self) -> bool {
+        let mut waiting = self.lock();
+        let closes = waiting.by_job.is_empty() && self.clock.boot() >= waiting.idle_since + LINGER;
+        waiting.watched &= !closes;
+        closes
     }
 
     fn tell(&self, event: watcher::Event<DynamicObject>, listed: &mut BTreeSet<JobRef>) {
@@ -189,6 +196,17 @@ impl Shared {
             sender.send_replace(sight(Arc::new(job)));
         }
         Some(key)
+    }
+}
+
+/// A watch that ends by a panic is opened again by the next one who waits.
+struct Unwatched<'a>(&'a Shared);
+
+impl Drop for Unwatched<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().watched = false;
+        }
     }
 }
 

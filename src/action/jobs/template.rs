@@ -4,10 +4,11 @@
 //! object: the API server refuses the second creation, and what a leader left behind is found by its name. A Job counts as
 //! this run's only if its owner reference has this object's UID and its label has this run's id.
 
+use jiff::Timestamp;
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 
-use super::super::{Attempt, EndKind};
+use super::super::{Attempt, EndKind, Tidy};
 use crate::api::{Guarantee, JobTemplate};
 
 /// The label with the run id; every Job that was made here has it.
@@ -102,7 +103,7 @@ pub(super) fn build(attempt: &Attempt, template: &JobTemplate, name: &str) -> Va
     labels.extend(Map::from_iter([
         (OWNER_LABEL.to_owned(), json!(attempt.uid)),
         (RUN_ID_LABEL.to_owned(), json!(attempt.run_id)),
-        (SLOT_LABEL.to_owned(), json!(attempt.slot.strftime("%Y%m%dT%H%M%S%.3fZ").to_string())),
+        (SLOT_LABEL.to_owned(), json!(slot_label(attempt.slot))),
         (TOKEN_LABEL.to_owned(), json!(attempt.guard.token().to_string())),
         (ATTEMPT_LABEL.to_owned(), json!(attempt.attempt.to_string())),
     ]));
@@ -156,7 +157,7 @@ fn set_environment(spec: &mut Value, attempt: &Attempt, slot: crate::api::Instan
 pub(super) fn is_ours(job: &DynamicObject, uid: &str, run_id: &str) -> Result<(), String> {
     let owners = job.metadata.owner_references.as_deref().unwrap_or_default();
     let name = job.metadata.name.as_deref().unwrap_or_default();
-    if !owners.iter().any(|owner| owner.controller == Some(true) && owner.uid == uid) {
+    if !is_owned(job, uid) {
         let owner =
             owners.first().map_or_else(|| "nobody".to_owned(), |owner| format!("{} {}", owner.kind, owner.name));
         return Err(format!(
@@ -164,8 +165,7 @@ pub(super) fn is_ours(job: &DynamicObject, uid: &str, run_id: &str) -> Result<()
              give this object another name"
         ));
     }
-    let labels = job.metadata.labels.as_ref();
-    if labels.and_then(|labels| labels.get(RUN_ID_LABEL)).map(String::as_str) != Some(run_id) {
+    if label_of(job, RUN_ID_LABEL) != Some(run_id) {
         return Err(format!("NameTaken: the Job {name} belongs to another run of this object; remove it"));
     }
     Ok(())
@@ -190,29 +190,43 @@ pub(super) fn selector_of(uid: &str) -> String {
     format!("{OWNER_LABEL}={uid}")
 }
 
-/// The Jobs that are more than the limits let stay: of those that have ended, the oldest.
-pub(super) fn surplus<'a>(
-    jobs: &'a [DynamicObject],
-    uid: &str,
-    successful: usize,
-    failed: usize,
-) -> Vec<&'a DynamicObject> {
-    let slot = |job: &&DynamicObject| job.metadata.labels.as_ref().and_then(|labels| labels.get(SLOT_LABEL)).cloned();
-    let is_owned = |job: &&DynamicObject| {
-        let owners = job.metadata.owner_references.as_deref().unwrap_or_default();
-        job.metadata.deletion_timestamp.is_none() && owners.iter().any(|owner| owner.uid == uid)
+/// The Jobs that are more than the limits let stay: of those that have ended and whose runs' ends are recorded, the oldest.
+pub(super) fn surplus<'a>(jobs: &'a [DynamicObject], tidy: &Tidy) -> Vec<&'a DynamicObject> {
+    let until = slot_label(tidy.until);
+    let is_recorded = |job: &DynamicObject| {
+        label_of(job, RUN_ID_LABEL).is_some_and(|run| !tidy.open.contains(run))
+            && label_of(job, SLOT_LABEL).is_some_and(|slot| slot <= &*until)
     };
-    let mut ended: Vec<_> =
-        jobs.iter().filter(is_owned).filter_map(|job| verdict(job).map(|verdict| (job, verdict.kind))).collect();
-    ended.sort_by_key(|(job, _)| std::cmp::Reverse(slot(job)));
+    let is_ours = |job: &&DynamicObject| job.metadata.deletion_timestamp.is_none() && is_owned(job, &tidy.uid);
+    let mut ended: Vec<_> = jobs
+        .iter()
+        .filter(is_ours)
+        .filter(|job| is_recorded(job))
+        .filter_map(|job| verdict(job).map(|verdict| (job, verdict.kind)))
+        .collect();
+    ended.sort_by_key(|(job, _)| std::cmp::Reverse(label_of(job, SLOT_LABEL)));
     let (mut succeeded, mut others) = (0, 0);
     ended.retain(|(_, kind)| {
         let (kept, limit) =
-            if *kind == EndKind::JobSucceeded { (&mut succeeded, successful) } else { (&mut others, failed) };
+            if *kind == EndKind::JobSucceeded { (&mut succeeded, tidy.successful) } else { (&mut others, tidy.failed) };
         *kept += 1;
         *kept > limit
     });
     ended.into_iter().map(|(job, _)| job).collect()
+}
+
+fn is_owned(job: &DynamicObject, uid: &str) -> bool {
+    let owners = job.metadata.owner_references.as_deref().unwrap_or_default();
+    owners.iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+fn label_of<'a>(job: &'a DynamicObject, name: &str) -> Option<&'a str> {
+    job.metadata.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+/// A slot as the value of a label: such texts sort as the slots do.
+fn slot_label(slot: Timestamp) -> String {
+    slot.strftime("%Y%m%dT%H%M%S%.3fZ").to_string()
 }
 
 #[cfg(test)]

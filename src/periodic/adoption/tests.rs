@@ -25,7 +25,7 @@ fn record(version: u64, holder: Option<&str>, seconds: u64) -> Seen {
 fn leaves(looks: &[(u64, Seen)]) -> Vec<bool> {
     let mut all = Predecessors::new(vec![lease()], PATIENCE);
     let leave = |(seconds, seen): &(u64, Seen)| {
-        all.note(&lease(), &Ok(seen.clone()), at(*seconds));
+        all.note(&lease(), &Ok(seen.clone()), at(*seconds), at(*seconds));
         all.leave("old/tenure").is_some()
     };
     looks.iter().map(leave).collect()
@@ -70,14 +70,14 @@ fn an_emptied_lease_is_no_released_one_and_each_change_of_it_begins_the_wait_ane
 fn leave_does_not_outlast_what_it_was_given_for() {
     let mut all = Predecessors::new(vec![lease()], PATIENCE);
     for seconds in [0, 15] {
-        all.note(&lease(), &Ok(gone()), at(seconds));
+        all.note(&lease(), &Ok(gone()), at(seconds), at(seconds));
     }
     let leave = all.leave("old/tenure").expect("it was gone for long enough");
     assert!(leave.holds(&gone()));
     assert!(leave.holds(&Seen { released: true, ..record(9, None, 15) }));
     assert!(!leave.holds(&record(9, Some("pod_b_n"), 15)));
     assert!(!leave.holds(&record(9, None, 15)), "somebody has come, and was wiped out");
-    all.note(&lease(), &Err("timeout".to_owned()), at(16));
+    all.note(&lease(), &Err("timeout".to_owned()), at(16), at(16));
     assert_eq!(all.leave("old/tenure"), None, "nobody knows");
 }
 
@@ -86,10 +86,10 @@ fn a_lease_is_looked_at_while_it_owns_jobs_and_else_forgotten() {
     let mut all = Predecessors::new(vec![lease()], PATIENCE);
     assert_eq!(all.due(at(0), |_| true), [lease()]);
     assert_eq!(all.due(at(1), |_| true), [], "one look at a time");
-    all.note(&lease(), &Ok(gone()), at(1));
+    all.note(&lease(), &Ok(gone()), at(1), at(1));
     assert_eq!(all.due(at(2), |_| true), []);
     assert_eq!(all.due(at(6), |name| name != "old/tenure"), []);
     assert_eq!(all.due(at(11), |_| true), [lease()]);
-    all.note(&lease(), &Ok(gone()), at(16));
+    all.note(&lease(), &Ok(gone()), at(16), at(16));
     assert_eq!(all.leave("old/tenure"), None, "what was seen before is forgotten");
 }

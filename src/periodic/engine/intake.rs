@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use kube::{Resource, ResourceExt, runtime::watcher};
 
 use super::{
-    super::{feed::Guarded, job::Job, observer::Urgency},
+    super::{
+        feed::Guarded,
+        job::{Job, Reading},
+        observer::Urgency,
+    },
     Engine,
 };
 use crate::{action::JobRef, api::PeriodicJob};
@@ -69,7 +73,10 @@ impl Engine {
                     );
                     self.notice(&key, &uid, Urgency::Warning, "Unreadable", note);
                 }
-                self.gone(&key, None);
+                if let Some(job) = self.jobs.get_mut(&key) {
+                    job.reading = Reading::Unreadable;
+                    self.alarms.clear(&key);
+                }
             }
         }
         Some(key)
@@ -84,6 +91,7 @@ impl Engine {
                 }
             }
             Some(job) if object.uid().as_deref() == Some(&job.uid) => {
+                job.reading = Reading::Readable;
                 let news = job.absorb(&object, now);
                 if self.office.is_some() && job.is_owned_by(&self.controller) {
                     let uid = job.uid.clone();

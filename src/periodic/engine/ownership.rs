@@ -58,7 +58,7 @@ impl Engine {
     ) {
         let name = lease.to_string();
         let before = self.ownership.predecessors.leave(&name);
-        self.ownership.predecessors.note(lease, seen, sent);
+        self.ownership.predecessors.note(lease, seen, sent, self.clock.boot());
         if let Some((key, uid)) = waits {
             if let Some(job) = self.jobs.get_mut(key).filter(|job| job.uid == *uid) {
                 job.busy = false;

@@ -21,6 +21,12 @@ use crate::{
 /// The pause after a request that came to nothing.
 const SETBACK_PAUSE: Backoff = Backoff { initial: Duration::from_millis(25), max: Duration::from_secs(5) };
 
+/// So many of them at most are creations that are only tried: a webhook that hangs must not hold up everything else.
+const TRIALS_MAX: usize = 8;
+
+/// When there are so many, a job waits this long before it asks for its turn again.
+const TRIAL_TURN: Duration = Duration::from_millis(500);
+
 /// The run id of an attempt that is only tried out: as long as any, so that names that follow from it are, too.
 const SAMPLE_RUN_ID: &str = "00000000000000000000000000000000";
 
@@ -76,6 +82,10 @@ impl Engine {
     /// Asks whether the API server would take what the spec asks for.
     pub(super) fn try_out(&mut self, job: &mut Job) {
         let (Some(office), Some(spec)) = (&self.office, job.compiled.action.clone()) else { return };
+        if self.trials >= TRIALS_MAX {
+            job.pause_until = Some(self.clock.boot() + TRIAL_TURN);
+            return;
+        }
         let sample = Attempt {
             run_id: SAMPLE_RUN_ID.to_owned(),
             job: job.key.clone(),
@@ -92,6 +102,7 @@ impl Engine {
         };
         let (key, uid, generation) = (job.key.clone(), job.uid.clone(), job.compiled.planned.generation);
         let action = self.action.clone();
+        self.trials += 1;
         self.begin(job, async move {
             let trial = action.try_out(sample).await;
             Event::TriedOut { job: key, uid, generation, trial }
@@ -100,12 +111,17 @@ impl Engine {
 
     /// Removes what ended runs have left behind, beside everything else.
     pub(in super::super) fn tidy(&self, job: &Job) {
-        let Some(office) = self.office.as_ref().filter(|_| job.compiled.policy.lives_on) else { return };
+        let (Some(office), Some(status)) = (&self.office, &job.status) else { return };
+        if !job.compiled.policy.lives_on {
+            return;
+        }
         let tidy = Tidy {
             job: job.key.clone(),
             uid: job.uid.clone(),
             successful: job.compiled.limits.successful,
             failed: job.compiled.limits.failed,
+            open: status.active.keys().cloned().collect(),
+            until: status.mark.min(self.now()).timestamp(),
             guard: office.term.guard(),
         };
         let (term, action) = (office.term.clone(), self.action.clone());

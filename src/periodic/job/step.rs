@@ -56,7 +56,10 @@ pub enum Step {
     /// Ask the API server whether it would take what the spec asks for.
     TryOut,
     /// Cancel its runs: a newer slot takes their place.
-    Replace,
+    Replace {
+        /// Whether they have been asked for so long that people should know.
+        waits_long: bool,
+    },
     /// Nothing, and for a reason that people should know.
     StandOff(Standoff),
 }
@@ -116,6 +119,9 @@ impl WriteKind {
 /// requests than its runs do. What is not yet written when the run ends is decided then.
 const OVERLAPS_WRITTEN_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long a run may take to make room before that is told.
+const REPLACE_TOLD_AFTER: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// How many coming slots a status shows.
 const NEXT_SLOTS: usize = 3;
 
@@ -142,7 +148,8 @@ impl Job {
             return Ok(Step::StandOff(Standoff::OtherClass));
         }
         let Some(status) = self.status.clone() else {
-            return if self.is_untried(None) { Ok(Step::TryOut) } else { self.first_status(around, writer) };
+            let waits = self.is_untried(None) && self.trial_doubt().is_none();
+            return if waits { Ok(Step::TryOut) } else { self.first_status(around, writer) };
         };
         if status.controller != around.controller {
             return self.adopt(&status, around, writer);
@@ -165,7 +172,7 @@ impl Job {
             return self.let_go(&status, writer);
         }
         if self.is_untried(Some(&status)) {
-            return Ok(Step::TryOut);
+            return self.tell_doubt(&status, writer);
         }
         self.plan(&status, writer)
     }
@@ -224,10 +231,23 @@ impl Job {
         Ok(None)
     }
 
-    fn first_status(&self, around: &Surroundings<'_>, writer: Writer<'_>) -> Result<Step, PatchError> {
-        let mut status = record::initial(around.controller, self.created, writer, &self.compiled.readiness);
+    /// Says that nobody knows yet whether the spec can be carried out, and asks again.
+    fn tell_doubt(&self, status: &PeriodicJobStatus, writer: Writer<'_>) -> Result<Step, PatchError> {
+        let Some(doubt) = self.trial_doubt().filter(|doubt| ready_differs(status, doubt)) else {
+            return Ok(Step::TryOut);
+        };
+        let mut next = record::claimed(status, writer);
         let generation = self.compiled.planned.generation;
-        record::set_ready(&mut status, &self.compiled.readiness, generation, writer.now);
+        record::set_ready(&mut next, doubt, generation, writer.now);
+        let patch = patch::intent(&self.uid, generation, status, &next, ActiveFence::MayHoldRuns)?;
+        Ok(Step::write(patch, WriteKind::Intent { starts: Vec::new(), trigger_refused: None }))
+    }
+
+    fn first_status(&self, around: &Surroundings<'_>, writer: Writer<'_>) -> Result<Step, PatchError> {
+        let readiness = self.trial_doubt().unwrap_or(&self.compiled.readiness);
+        let mut status = record::initial(around.controller, self.created, writer, readiness);
+        let generation = self.compiled.planned.generation;
+        record::set_ready(&mut status, readiness, generation, writer.now);
         status.planned = Some(self.compiled.planned.clone());
         status.next_slots = next_slots(&self.compiled.timetable, status.mark.max(writer.now));
         let patch = patch::first_status(&self.uid, &self.resource_version, &status)?;
@@ -249,17 +269,20 @@ impl Job {
         writer: Writer<'_>,
     ) -> Result<Option<Step>, PatchError> {
         let is_left = |run: &ActiveRun| run.term != *writer.term || run.ended_at.is_some();
-        let mut left = status.active.iter().filter(|(id, run)| is_left(run) && !self.runs.contains_key(*id));
-        let Some((id, run)) = left.next() else { return Ok(None) };
+        let left = status.active.iter().filter(|(id, run)| is_left(run) && !self.runs.contains_key(*id));
         let generation = self.compiled.planned.generation;
-        let (next, kind) = match run::recovery(run, generation, &self.compiled.policy, writer.now, latest) {
+        // A spec that is not valid cannot be run: the run waits for one that is. What was begun is followed all the same.
+        let valid = self.compiled.action.is_some();
+        let mut found = left
+            .map(|(id, run)| (id, run::recovery(run, generation, &self.compiled.policy, writer.now, latest)))
+            .filter(|(_, recovery)| valid || !matches!(recovery, Recovery::TryAgain(_)));
+        let Some((id, recovery)) = found.next() else { return Ok(None) };
+        let (next, kind) = match recovery {
             Recovery::GiveUp(end) => {
                 let next = record::ended(status, id, &end, self.compiled.limits, writer.write_id);
                 let patch = patch::result(&self.uid, status, &next, id)?;
                 return Ok(Some(Step::write(patch, WriteKind::GiveUp(id.clone(), end))));
             }
-            // A spec that is not valid cannot be run: the run waits for one that is.
-            Recovery::TryAgain(_) | Recovery::Adopt if self.compiled.action.is_none() => return Ok(None),
             Recovery::Adopt => {
                 (record::adopted(status, id, self.compiled.policy.timeout, writer), WriteKind::Attempt(id.clone()))
             }
@@ -309,8 +332,11 @@ impl Job {
         self.wake = plan.wake;
         if plan.replaces {
             self.first_plan.get_or_insert(writer.now);
-            return Ok(Step::Replace);
+            let since = *self.replacing_since.get_or_insert(writer.now);
+            self.wake = Some(since.plus(REPLACE_TOLD_AFTER)).filter(|tell| *tell > writer.now);
+            return Ok(Step::Replace { waits_long: self.wake.is_none() });
         }
+        self.replacing_since = None;
         let nothing_new = plan.is_empty() && !ready_differs(status, &self.compiled.readiness);
         if nothing_new || self.overlaps_can_wait(&plan, writer.now) {
             self.first_plan.get_or_insert(writer.now);

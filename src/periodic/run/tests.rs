@@ -47,7 +47,7 @@ fn run(attempt: u32) -> ActiveRun {
 }
 
 fn end(kind: EndKind) -> AttemptEnd {
-    AttemptEnd { kind, message: kind.word().to_owned(), retry_after: None, first_byte: None }
+    AttemptEnd { kind, message: format!("{kind:?}"), retry_after: None, first_byte: None }
 }
 
 fn after(kind: EndKind, run: &ActiveRun, guarantee: Guarantee) -> After {

@@ -4,6 +4,7 @@
 mod adoption;
 mod doubt;
 mod handover;
+mod job_doubt;
 mod job_template;
 mod replace;
 mod slots;

@@ -28,7 +28,7 @@ async fn a_due_slot_cancels_the_active_run_and_starts_when_it_has_ended() {
     assert_eq!(ended.iter().map(|(_, outcome)| *outcome).collect::<Vec<_>>(), [Outcome::Indeterminate; 2]);
     let seen = stage.target.seen();
     assert!(seen.windows(2).all(|two| two[0].run_id != two[1].run_id), "{seen:#?}");
-    assert!(status.last_runs[0].message.contains("replaced"), "{:?}", status.last_runs);
+    assert!(status.last_runs[0].message.contains("Replaced"), "{:?}", status.last_runs);
 }
 
 #[tokio::test(start_paused = true)]

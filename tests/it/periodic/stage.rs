@@ -107,7 +107,7 @@ impl Action for Target {
 }
 
 pub fn end(kind: EndKind) -> AttemptEnd {
-    AttemptEnd { kind, message: kind.word().to_owned(), retry_after: None, first_byte: None }
+    AttemptEnd { kind, message: format!("{kind:?}"), retry_after: None, first_byte: None }
 }
 
 pub const OK: EndKind = EndKind::Succeeded { status: StatusCode::OK };

@@ -142,7 +142,7 @@ fn object(owner: &str, run: &str, conditions: &Value) -> DynamicObject {
     let job = json!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {
-            "name": format!("job-{run}"), "labels": { RUN_ID_LABEL: run, SLOT_LABEL: run },
+            "name": format!("job-{run}"), "labels": { RUN_ID_LABEL: run, SLOT_LABEL: format!("2026010{run}T000000.000Z") },
             "ownerReferences":
                 [{ "apiVersion": "v1", "kind": "PeriodicJob", "name": "x", "uid": owner, "controller": true }],
         },
@@ -189,11 +189,37 @@ fn of_the_jobs_that_have_ended_the_newest_stay() {
         object(UID, "6", &json!([])),
         object("another", "0", &complete),
     ];
-    let names = |successful, failed| -> Vec<_> {
-        let surplus = surplus(&jobs, UID, successful, failed);
-        surplus.iter().map(|job| job.metadata.name.clone().unwrap_or_default()).collect()
-    };
+    let names = |successful, failed| names(&jobs, &tidy(successful, failed));
     assert_eq!(names(2, 1), ["job-2", "job-1"]);
     assert_eq!(names(0, 2), ["job-4", "job-3", "job-1"]);
     assert!(names(3, 2).is_empty());
+}
+
+#[test]
+fn the_job_of_a_run_whose_end_is_not_recorded_stays_and_so_does_one_of_a_later_slot_or_of_somebody_else() {
+    let complete = json!([{ "type": "Complete", "status": "True" }]);
+    let mut jobs = ["1", "2", "3"].map(|run| object(UID, run, &complete));
+    assert_eq!(names(&jobs, &tidy(0, 0)), ["job-3", "job-2", "job-1"]);
+    let open = Tidy { open: ["2".to_owned()].into(), ..tidy(0, 0) };
+    assert_eq!(names(&jobs, &open), ["job-3", "job-1"]);
+    let earlier = Tidy { until: "2026-01-02T00:00:00Z".parse().unwrap(), ..tidy(0, 0) };
+    assert_eq!(names(&jobs, &earlier), ["job-2", "job-1"]);
+    jobs[0].metadata.owner_references.as_mut().unwrap()[0].controller = None;
+    assert_eq!(names(&jobs, &tidy(0, 0)), ["job-3", "job-2"]);
+}
+
+fn tidy(successful: usize, failed: usize) -> Tidy {
+    Tidy {
+        job: JobRef { namespace: "default".into(), name: "x".into() },
+        uid: UID.into(),
+        successful,
+        failed,
+        open: std::collections::BTreeSet::new(),
+        until: "2026-02-01T00:00:00Z".parse().unwrap(),
+        guard: attempt(None).guard,
+    }
+}
+
+fn names(jobs: &[DynamicObject], tidy: &Tidy) -> Vec<String> {
+    surplus(jobs, tidy).iter().map(|job| job.metadata.name.clone().unwrap_or_default()).collect()
 }
