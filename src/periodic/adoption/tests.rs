@@ -59,6 +59,33 @@ fn a_lease_that_vanishes_is_free_when_its_last_holder_must_have_ended() {
 }
 
 #[test]
+fn the_longest_duration_that_a_lease_has_shown_is_kept_when_the_rest_is_forgotten() {
+    for forgets in [true, false] {
+        let mut all = Predecessors::new(vec![lease()], PATIENCE);
+        all.note(&lease(), &Ok(record(6, Some("pod_b_n"), 60)), at(0), at(0));
+        if forgets {
+            all.forget();
+        } else {
+            assert_eq!(all.due(at(10), |_| false), [], "it owns nothing for a while");
+        }
+        let free = [20, 36, 79, 80].map(|seconds| {
+            all.note(&lease(), &Ok(gone()), at(seconds), at(seconds));
+            all.leave("old/tenure").is_some()
+        });
+        assert_eq!(free, [false, false, false, true]);
+    }
+}
+
+#[test]
+fn a_wait_counts_from_when_an_answer_came_to_when_the_last_question_was_sent() {
+    let mut all = Predecessors::new(vec![lease()], PATIENCE);
+    for (sent, answered, free) in [(0, 2, false), (15, 17, false), (16, 18, false), (17, 19, true)] {
+        all.note(&lease(), &Ok(gone()), at(sent), at(answered));
+        assert_eq!(all.leave("old/tenure").is_some(), free, "sent at {sent} s");
+    }
+}
+
+#[test]
 fn an_emptied_lease_is_no_released_one_and_each_change_of_it_begins_the_wait_anew() {
     let looks = [(0, record(6, None, 15)), (14, record(7, None, 15)), (28, record(7, None, 15))];
     assert_eq!(leaves(&looks), [false, false, false]);

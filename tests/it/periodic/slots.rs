@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tenure::api::{ConditionStatus, ConditionType, Disposition, Outcome, PeriodicJobStatus};
 
@@ -199,6 +199,30 @@ async fn deleting_a_job_cancels_its_run_and_its_namesake_waits_for_the_end_of_it
     assert_eq!(replica.listener.ended.lock().unwrap()[0], (first[0].run_id.clone(), Outcome::Cancelled));
     assert_eq!(stage.jobs.get("brief").await.unwrap().metadata.uid, again.metadata.uid);
     assert!(replica.listener.reasons().contains(&"RunCancelled"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_goes_on_while_its_object_cannot_be_read_and_is_recorded_when_it_can() {
+    let stage = Stage::new(13).await;
+    stage.accept_catch_up_all().await;
+    let replica = stage.replica("one");
+    replica.lead(10);
+    stage.target.usually_takes(Duration::from_secs(5));
+    stage.create("job", json!({ "schedule": "* * * * *", "guarantee": "AtMostOnce" })).await;
+    stage.until("job", "a run", |status| status.active.len() == 1).await;
+    let catch_up = async |value: &str| {
+        let change = Patch::Merge(json!({ "spec": { "catchUp": value } }));
+        stage.raw_jobs().patch("job", &PatchParams::default(), &change).await.unwrap();
+    };
+    catch_up("All").await;
+    stage.pass(Duration::from_secs(10)).await;
+    assert_eq!(replica.listener.reasons(), ["Unreadable"], "nothing is cancelled");
+    assert_eq!(stage.target.seen().len(), 1);
+    catch_up("Latest").await;
+    let status = stage.until("job", "the end", |status| !status.last_runs.is_empty()).await;
+    assert_eq!((status.last_runs[0].outcome, status.last_runs[0].attempt), (Outcome::Succeeded, 1));
+    assert_eq!(stage.target.seen().len(), 1, "it is not made again");
+    stage.until("job", "the next run", |status| status.counts.ran == 2).await;
 }
 
 #[tokio::test(start_paused = true)]
