@@ -22,7 +22,7 @@ pub use periodic_job::{
     CatchUp, ConcurrencyPolicy, Guarantee, PeriodicJob, PeriodicJobSpec, RetryPolicy, TRIGGER_ANNOTATION,
 };
 pub use status::{
-    ActiveRun, Condition, ConditionStatus, ConditionType, Counts, Disposition, Outcome, PeriodicJobStatus, Planned,
-    RunRecord, SlotRange, TermRef,
+    ActionKind, ActiveRun, Condition, ConditionStatus, ConditionType, Counts, Disposition, Outcome, PeriodicJobStatus,
+    Planned, RunRecord, SlotRange, TermRef,
 };
 pub use time::{Duration, Instant, TimeError};

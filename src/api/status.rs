@@ -133,10 +133,25 @@ pub struct ActiveRun {
     /// The trigger that asked for this run; absent for a slot's run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<String>,
+    /// What this attempt does. The spec may have another action by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<ActionKind>,
     /// Whether a leader after the one that stored this attempt has taken it over, because what an attempt began goes on
     /// without its leader: a Job that was created. It is looked for before anything else is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub taken_over: bool,
+}
+
+/// What is done for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(
+    missing_docs,
+    reason = "text on a variant would make it a schema of its own; the fields of the spec document each"
+)]
+pub enum ActionKind {
+    Http,
+    JobTemplate,
 }
 
 /// What became of a slot.
@@ -292,6 +307,16 @@ impl Disposition {
             Self::Suspended => "Suspended",
             Self::Coalesced => "Coalesced",
             Self::Replaced => "Replaced",
+        }
+    }
+}
+
+impl ActionKind {
+    /// The name of the field that says it, which is also its word in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::JobTemplate => "jobTemplate",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     action::{self, ActionSpec},
-    api::{self, ConditionStatus, Guarantee, PeriodicJobSpec, Planned},
+    api::{self, ActionKind, ConditionStatus, Guarantee, PeriodicJobSpec, Planned},
     backoff::Backoff,
     schedule::{Schedule, ScheduleSpec},
 };
@@ -26,8 +26,6 @@ pub struct Compiled {
     pub readiness: Readiness,
     /// What a run does; nothing, if the spec is not valid.
     pub action: Option<ActionSpec>,
-    /// The action's name in metrics.
-    pub action_word: &'static str,
     /// How a failed run is tried again.
     pub policy: RunPolicy,
     /// How long a run may take with all its attempts.
@@ -49,8 +47,8 @@ pub struct RunPolicy {
     pub backoff: Backoff,
     /// How long one may take.
     pub timeout: Duration,
-    /// Whether what an attempt has begun goes on without its leader.
-    pub lives_on: bool,
+    /// What an attempt does.
+    pub action: ActionKind,
 }
 
 /// How long a run may take if the spec does not say: a request that hangs must not hold its place for ever.
@@ -92,13 +90,12 @@ impl Compiled {
             },
             readiness,
             action,
-            action_word: if lives_on { "jobTemplate" } else { "http" },
             policy: RunPolicy {
                 guarantee: spec.guarantee,
                 max_attempts: u32::try_from(spec.retry.max_attempts).unwrap_or(1).max(1),
                 backoff: Backoff { initial: spec.retry.initial.get(), max: spec.retry.max.get() },
                 timeout: spec.timeout.get(),
-                lives_on,
+                action: if lives_on { ActionKind::JobTemplate } else { ActionKind::Http },
             },
             active_deadline: spec.active_deadline().unwrap_or(if lives_on { NO_DEADLINE } else { DEADLINE }),
             given_deadline: spec.active_deadline(),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     action::{ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Trial},
-    api::{ActiveRun, ConcurrencyPolicy, ConditionStatus, ConditionType, Instant, Outcome, PeriodicJob},
+    api::{ActionKind, ActiveRun, ConcurrencyPolicy, ConditionStatus, ConditionType, Instant, Outcome, PeriodicJob},
     election::TermEnded,
 };
 
@@ -205,7 +205,7 @@ impl Engine {
                 let report = RunReport {
                     run_id: id,
                     slot: end.at,
-                    action: job.compiled.action_word,
+                    action: job.compiled.policy.action.as_str(),
                     outcome: end.outcome,
                     attempt: 0,
                     took: Duration::ZERO,
@@ -248,9 +248,14 @@ impl Engine {
         let (Some(office), Some(run)) = (&self.office, job.runs.get_mut(&run_id)) else { return };
         let was_begun = run.was_begun(&run_id, &job.left_running);
         let policy = &job.compiled.policy;
-        // What was begun by a spec that was valid is followed, whatever the spec is now.
-        let begun = (policy.lives_on && was_begun).then_some(ActionSpec::BegunJob);
-        let Some(action) = job.compiled.action.clone().or(begun) else {
+        let lives_on = run::lives_on(&run.intent, policy);
+        let action = match job.compiled.action.clone() {
+            Some(job @ ActionSpec::Job(_)) => Some(job),
+            // A Job that was begun is followed, whatever the spec says now.
+            _ if lives_on && was_begun => Some(ActionSpec::BegunJob),
+            other => other,
+        };
+        let Some(action) = action else {
             let message = format!("the spec is not valid: {}", job.compiled.readiness.message);
             run.state = RunState::Finished(RunEnd { outcome: Outcome::Failed, message, reason: None, at: now });
             return;
@@ -272,7 +277,7 @@ impl Engine {
             active_deadline: job.compiled.given_deadline,
             guarantee: policy.guarantee,
             // The creation of an attempt before this one may still come through.
-            begun_before: was_begun || (policy.lives_on && run.in_doubt),
+            begun_before: was_begun || (lives_on && run.in_doubt),
             wishes: acting.wishes.clone(),
         };
         let in_time = intent.attempt == 1 && intent.trigger.is_none() && !attempt.begun_before;
@@ -322,10 +327,10 @@ impl Engine {
     fn attempt_ended(&mut self, job: &mut Job, run_id: &str, ended: &Ended, now: Instant) {
         let deleted = job.deleted && *ended == Ended::Stopped;
         let ended = if deleted { &Ended::Deleted } else { ended };
-        let (retry_until, action) = (job.retry_until(now), job.compiled.action_word);
+        let (retry_until, action) = (job.retry_until(now), job.compiled.policy.action.as_str());
         let Some(run) = job.runs.get_mut(run_id) else { return };
         let policy = &job.compiled.policy;
-        let doubted = doubted(ended, run.in_doubt && !policy.lives_on);
+        let doubted = doubted(ended, run.in_doubt && !run::lives_on(&run.intent, policy));
         let ended = doubted.as_ref().unwrap_or(ended);
         match run::after_attempt(ended, &run.intent, policy, now, retry_until, &*self.entropy) {
             After::Finish(end) => {
@@ -366,7 +371,7 @@ impl Engine {
     /// Cancels the runs of a job whose place a newer slot takes. Says whether one of them has ended by that: what is
     /// going on is asked to end, and says itself how it did.
     pub(super) fn replace_runs(&mut self, job: &mut Job) -> bool {
-        let (now, action) = (self.now(), job.compiled.action_word);
+        let (now, action) = (self.now(), job.compiled.policy.action.as_str());
         let mut ended = false;
         for (id, run) in &mut job.runs {
             let failure = match &run.state {
@@ -390,7 +395,7 @@ impl Engine {
 
     /// Cancels what a deleted job has going on; nothing is left to record it in.
     pub(super) fn cancel_runs(&mut self, job: &mut Job) {
-        let (now, action) = (self.now(), job.compiled.action_word);
+        let (now, action) = (self.now(), job.compiled.policy.action.as_str());
         let (key, uid) = (job.key.clone(), job.uid.clone());
         job.runs.retain(|id, run| match &run.state {
             RunState::Acting(acting) => {
@@ -486,7 +491,7 @@ impl Engine {
             return;
         }
         let runs: Vec<&str> = job.runs.keys().map(String::as_str).collect();
-        let what = if job.compiled.policy.lives_on {
+        let what = if job.compiled.policy.action == ActionKind::JobTemplate {
             "its Job is gone only when its pods are: look at the pods of the Jobs with the label tenure.dev/run-id, and at the \
              right to delete Jobs"
         } else {

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::plan::{Plan, Trigger};
 use crate::api::{
-    self, ActiveRun, Condition, ConditionStatus, ConditionType, Disposition, Instant, Outcome, PeriodicJobStatus,
-    Planned, RunRecord, SlotRange, TermRef,
+    self, ActionKind, ActiveRun, Condition, ConditionStatus, ConditionType, Disposition, Instant, Outcome,
+    PeriodicJobStatus, Planned, RunRecord, SlotRange, TermRef,
 };
 
 /// A status keeps this many ranges of slots that were not run: nearly three weeks of one gap a day.
@@ -39,6 +39,8 @@ pub struct Blueprint<'a> {
     pub uid: &'a str,
     /// The newest generation, as a mark is planned by it.
     pub planned: &'a Planned,
+    /// What an attempt does.
+    pub action: ActionKind,
     /// How long one attempt may take.
     pub timeout: Duration,
     /// How long a run may take with all its attempts.
@@ -85,6 +87,8 @@ pub struct HistoryLimits {
 pub struct NextAttempt {
     /// The generation of the spec that it follows.
     pub generation: i64,
+    /// What it does.
+    pub action: ActionKind,
     /// It is not made before then.
     pub not_before: Instant,
     /// How long it may take.
@@ -223,6 +227,7 @@ fn first_attempt(slot: Instant, trigger: Option<String>, blueprint: Blueprint<'_
         last_failure: None,
         ended_at: None,
         trigger,
+        action: Some(blueprint.action),
         taken_over: false,
     }
 }
@@ -237,6 +242,7 @@ pub fn next_attempt(
     let mut next = claimed(base, writer);
     if let Some(run) = next.active.get_mut(run_id) {
         run.generation = attempt.generation;
+        run.action = Some(attempt.action);
         run.term = writer.term.clone();
         run.attempt = run.attempt.saturating_add(1);
         run.not_before = attempt.not_before;
@@ -255,11 +261,12 @@ pub fn next_attempt(
     next
 }
 
-/// The status with a waiting attempt of an earlier term taken over as it is.
-pub fn taken_over(base: &PeriodicJobStatus, run_id: &str, writer: Writer<'_>) -> PeriodicJobStatus {
+/// The status with a waiting attempt of an earlier term taken over as it is. Not made yet, it does what the spec says now.
+pub fn taken_over(base: &PeriodicJobStatus, run_id: &str, action: ActionKind, writer: Writer<'_>) -> PeriodicJobStatus {
     let mut next = claimed(base, writer);
     if let Some(run) = next.active.get_mut(run_id) {
         run.term = writer.term.clone();
+        run.action = Some(action);
     }
     next
 }
@@ -267,8 +274,9 @@ pub fn taken_over(base: &PeriodicJobStatus, run_id: &str, writer: Writer<'_>) ->
 /// The status with an attempt of an earlier term taken over, whose work goes on without its leader: the same attempt, with
 /// time to find what it has left.
 pub fn adopted(base: &PeriodicJobStatus, run_id: &str, timeout: Duration, writer: Writer<'_>) -> PeriodicJobStatus {
-    let mut next = taken_over(base, run_id, writer);
+    let mut next = claimed(base, writer);
     if let Some(run) = next.active.get_mut(run_id) {
+        run.term = writer.term.clone();
         run.taken_over = true;
         run.not_before = run.not_before.min(writer.now);
         run.run_deadline = run.run_deadline.max(writer.now.plus(timeout));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     action::{AttemptEnd, EndKind},
-    api::{ActiveRun, Guarantee, Instant, Outcome},
+    api::{ActionKind, ActiveRun, Guarantee, Instant, Outcome},
     entropy::Entropy,
 };
 
@@ -82,6 +82,12 @@ pub enum Recovery {
     GiveUp(RunEnd),
 }
 
+/// Whether what this attempt has begun goes on without its leader. What an attempt does is stored with it; a version before
+/// that was so did what the spec says.
+pub fn lives_on(run: &ActiveRun, policy: &RunPolicy) -> bool {
+    run.action.unwrap_or(policy.action) == ActionKind::JobTemplate
+}
+
 /// What follows when an attempt of `run` has ended. `retry_until` is the next slot under Forbid.
 pub fn after_attempt(
     ended: &Ended,
@@ -105,7 +111,7 @@ pub fn after_attempt(
             };
             after_end(&end, run, policy, now, retry_until, entropy)
         }
-        Ended::TermOver | Ended::Stopped if policy.lives_on => After::HandOver,
+        Ended::TermOver | Ended::Stopped if lives_on(run, policy) => After::HandOver,
         Ended::TermOver => cut_off("the leader's term ended during the attempt", policy, now),
         Ended::Stopped => cut_off("the replica stopped and the attempt did not end within the drain time", policy, now),
     }
@@ -211,7 +217,7 @@ pub fn recovery(
     if run.ended_at.is_none() && waits {
         return Recovery::TakeOver;
     }
-    if policy.lives_on && run.ended_at.is_none() {
+    if lives_on(run, policy) && run.ended_at.is_none() {
         return Recovery::Adopt;
     }
     let in_doubt = policy.guarantee == Guarantee::AtMostOnce && run.ended_at.is_none();
@@ -228,6 +234,7 @@ pub fn recovery(
     let last_failure = run.last_failure.clone().filter(|_| run.ended_at.is_some());
     Recovery::TryAgain(NextAttempt {
         generation,
+        action: policy.action,
         not_before: now,
         timeout: policy.timeout,
         wait_bound: None,

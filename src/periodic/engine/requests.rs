@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     action::{Attempt, Tidy, Wishes},
+    api::ActionKind,
     backoff::Backoff,
     clock::BootTime,
 };
@@ -112,7 +113,7 @@ impl Engine {
     /// Removes what ended runs have left behind, beside everything else.
     pub(in super::super) fn tidy(&self, job: &Job) {
         let (Some(office), Some(status)) = (&self.office, &job.status) else { return };
-        if !job.compiled.policy.lives_on {
+        if job.compiled.policy.action != ActionKind::JobTemplate {
             return;
         }
         let tidy = Tidy {

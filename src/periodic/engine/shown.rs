@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     super::{
         job::{Job, Planning, Reading, RunState, Standoff},
+        run,
         scheduler::SchedulerState,
     },
     Engine, SHOWN_EVERY,
@@ -52,7 +53,7 @@ impl Engine {
                 match run.state {
                     RunState::Acting(_) => {
                         state.acting += 1;
-                        is_long |= !job.compiled.policy.lives_on && run.intent.deadline > soon;
+                        is_long |= !run::lives_on(&run.intent, &job.compiled.policy) && run.intent.deadline > soon;
                     }
                     RunState::Waiting => {}
                     _ => state.unrecorded += 1,

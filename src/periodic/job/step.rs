@@ -289,7 +289,9 @@ impl Job {
             Recovery::TryAgain(attempt) => {
                 (record::next_attempt(status, id, &attempt, writer), WriteKind::Attempt(id.clone()))
             }
-            Recovery::TakeOver => (record::taken_over(status, id, writer), WriteKind::Attempt(id.clone())),
+            Recovery::TakeOver => {
+                (record::taken_over(status, id, self.compiled.policy.action, writer), WriteKind::Attempt(id.clone()))
+            }
         };
         let patch = patch::attempt(&self.uid, generation, status, &next, id)?;
         Ok(Some(Step::write(patch, kind)))
@@ -313,6 +315,7 @@ impl Job {
             let RunState::Failed(retry) = &run.state else { continue };
             let attempt = NextAttempt {
                 generation,
+                action: self.compiled.policy.action,
                 not_before: retry.not_before,
                 timeout: self.compiled.policy.timeout,
                 wait_bound: Some(retry.bound),
@@ -346,6 +349,7 @@ impl Job {
         let blueprint = Blueprint {
             uid: &self.uid,
             planned: &self.compiled.planned,
+            action: self.compiled.policy.action,
             timeout: self.compiled.policy.timeout,
             active_deadline: self.compiled.active_deadline,
             trigger: trigger.as_deref(),

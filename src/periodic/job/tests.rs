@@ -72,6 +72,7 @@ fn an_attempt_that_was_begun_before_is_never_recorded_as_not_made() {
         last_failure: None,
         ended_at: None,
         trigger: None,
+        action: None,
         taken_over,
     };
     let waiting =

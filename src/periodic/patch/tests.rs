@@ -58,6 +58,7 @@ fn run_of(slot: i64, term_token: u64) -> (PeriodicJobStatus, PeriodicJobStatus, 
     let blueprint = Blueprint {
         uid: UID,
         planned: &planned,
+        action: crate::api::ActionKind::Http,
         timeout: Duration::from_secs(30),
         active_deadline: Duration::from_hours(1),
         trigger: None,
@@ -216,6 +217,7 @@ fn a_result_is_refused_once_a_successor_has_taken_the_run_up() {
     let successor = term(9);
     let recovery = NextAttempt {
         generation: 1,
+        action: crate::api::ActionKind::Http,
         not_before: at(5_000),
         timeout: Duration::from_secs(30),
         wait_bound: None,

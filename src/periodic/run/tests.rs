@@ -24,7 +24,7 @@ fn entropy() -> SharedEntropy {
 
 fn policy(guarantee: Guarantee) -> RunPolicy {
     let backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
-    RunPolicy { guarantee, max_attempts: 3, backoff, timeout: Duration::from_secs(30), lives_on: false }
+    RunPolicy { guarantee, max_attempts: 3, backoff, timeout: Duration::from_secs(30), action: ActionKind::Http }
 }
 
 fn run(attempt: u32) -> ActiveRun {
@@ -42,6 +42,7 @@ fn run(attempt: u32) -> ActiveRun {
         last_failure: None,
         ended_at: None,
         trigger: None,
+        action: None,
         taken_over: false,
     }
 }
@@ -177,7 +178,7 @@ fn a_waiting_attempt_is_in_doubt_while_the_servers_time_is_not_known() {
 }
 
 fn of_a_job(guarantee: Guarantee) -> RunPolicy {
-    RunPolicy { lives_on: true, ..policy(guarantee) }
+    RunPolicy { action: ActionKind::JobTemplate, ..policy(guarantee) }
 }
 
 #[rstest]

@@ -213,6 +213,30 @@ async fn a_job_is_followed_though_its_spec_is_not_valid_any_more(#[case] complet
     assert_eq!(created(&stage), 1, "it is not created again");
 }
 
+#[rstest]
+#[case::at_least_once("AtLeastOnce")]
+#[case::at_most_once("AtMostOnce")]
+#[tokio::test(start_paused = true)]
+async fn a_job_is_followed_though_its_spec_has_another_action_by_now(#[case] guarantee: &str) {
+    let stage = Stage::new(102).await;
+    let (one, two) = (stage.replica("one"), stage.replica("two"));
+    one.lead(10);
+    stage.create("report", json!({ "interval": "10s", "guarantee": guarantee, "jobTemplate": template() })).await;
+    let job = until_jobs(&stage, 1).await.remove(0);
+    stage.edit("report", json!({ "spec": { "jobTemplate": null, "http": { "url": "http://example.com/" } } })).await;
+    one.vanish(&stage, "one").await;
+    two.lead(20);
+    stage.pass(Duration::from_secs(30)).await;
+    assert_eq!(stage.target.seen(), [], "nothing is done beside it");
+    complete(&stage, &job.name_any()).await;
+    let status = stage.until("report", "the end", |status| !status.last_runs.is_empty()).await;
+    let first = status.last_runs.last().unwrap();
+    assert_eq!((first.outcome, first.attempt), (Outcome::Succeeded, 1), "{first:?}");
+    assert_eq!(first.id, job.labels()["tenure.dev/run-id"]);
+    let request = stage.until_seen(1).await.remove(0);
+    assert_ne!(request.run_id, first.id, "the next slot has the new action");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_trial_without_an_answer_is_told_at_the_object_and_asked_again() {
     let stage = Stage::new(98).await;
@@ -222,7 +246,7 @@ async fn a_trial_without_an_answer_is_told_at_the_object_and_asked_again() {
     stage.create("report", json!({ "interval": "5s", "jobTemplate": template() })).await;
     let unknown = |status: &PeriodicJobStatus| ready(status) == (ConditionStatus::Unknown, "JobTemplateUntried");
     stage.until("report", "that nobody knows", unknown).await;
-    stage.pass(Duration::from_secs(60)).await;
+    stage.pass(Duration::from_mins(1)).await;
     assert!(stage.writes("report") <= 2, "it is told once: {}", stage.writes("report"));
     stage.lab.sandbox.faults().remove(creations);
     until_jobs(&stage, 1).await;
@@ -284,7 +308,7 @@ async fn the_watch_of_jobs_closes_when_nobody_waits_however_many_jobs_others_hav
     let asked = |client: &str| -> u64 {
         let requests = stage.lab.sandbox.requests();
         let of = |count: &&sandbox::RequestCount| {
-            count.client == client && count.resource == "jobs" && matches!(&*count.verb, "list" | "watch")
+            count.client == client && count.resource == "jobs" && matches!(count.verb, "list" | "watch")
         };
         requests.iter().filter(of).map(|count| count.count).sum()
     };
