@@ -1,6 +1,8 @@
-# The image of Tenure: one static binary, the certificates it trusts, nothing else.
+# The image of Tenure: one static binary, the certificates it trusts, its license, nothing else.
 #
-#   docker build -t tenure .
+#   docker build -t tenure --build-arg REVISION="$(git rev-parse HEAD)" --build-arg CREATED="$(date -u +%FT%TZ)" .
+#
+# Both arguments may be left out.
 #
 # scripts/image.sh builds the last stage alone, from a binary that was built on this machine and without any registry.
 
@@ -16,11 +18,18 @@ RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
  && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt
 
 FROM scratch
+# scripts/chart.sh holds it to Cargo.toml.
 ARG VERSION=0.1.0
+# Of which sources, and when: an image outlives its name.
+ARG REVISION=""
+ARG CREATED=""
 LABEL org.opencontainers.image.title="Tenure" \
       org.opencontainers.image.description="Background work on Kubernetes, each piece of it in exactly one place at a time" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+COPY LICENSE /licenses/LICENSE
 COPY --from=build /out/ /
 USER 65532:65532
 EXPOSE 8080

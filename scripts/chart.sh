@@ -47,7 +47,7 @@ snapshot() {
     /^kind: CustomResourceDefinition$/ { definition = 1 }
     definition && /^spec:$/ { print "spec: # as in deploy/crds"; skip = 1; definition = 0 }
     !skip { print }
-    /^  [a-z-]+\.json: \|-$/ { print "    # as in files/dashboard.json"; skip = 1 }'
+    /^  [a-z0-9.-]+\.json: \|-$/ { print "    # as in files/dashboard.json"; skip = 1 }'
   [[ ${PIPESTATUS[0]} == 0 ]] || return 1
   echo "=== NOTES"
   "$helm" install tenure "$chart" --namespace tenure-system --values "$1" --dry-run=client --kubeconfig /dev/null | sed '1,/^NOTES:$/d'
@@ -115,7 +115,16 @@ versions() {
   cargo=$(sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "(.*)"$/\1/p' Cargo.toml)
   grep -qx "version: $cargo" "$chart/Chart.yaml" && grep -qx "appVersion: $cargo" "$chart/Chart.yaml" ||
     { echo "Chart.yaml: expected version and appVersion $cargo, as in Cargo.toml"; return 1; }
-  echo "$cargo"
+  grep -qx "ARG VERSION=$cargo" Dockerfile || { echo "Dockerfile: expected ARG VERSION=$cargo, as in Cargo.toml"; return 1; }
+  # Each tag of the image that README names.
+  local tags
+  tags=$(grep -oE 'REGISTRY/tenure:[^ `]+' README.md | sort -u)
+  [[ $tags == "REGISTRY/tenure:$cargo" ]] || { echo "README.md: expected the tag $cargo, as in Cargo.toml; found $tags"; return 1; }
+  # Snapshots are of one version of helm, which the chart's README names.
+  local tested
+  tested=$(sed -nE 's/^version=(.*)$/\1/p' scripts/helm.sh)
+  grep -qF "is tested with helm $tested." "$chart/README.md" || { echo "$chart/README.md: expected helm $tested, as in scripts/helm.sh"; return 1; }
+  echo "$cargo in Cargo.toml, Chart.yaml, Dockerfile and README.md"
 }
 
 # Nothing of another name is left when a release has another name.
@@ -123,18 +132,36 @@ other_names() {
   local left
   left=$("$helm" template night "$chart" --namespace dark --set alerts.enabled=true --set metrics.monitor=service \
     --set networkPolicy.enabled=true --set flowSchema.enabled=true --set alerts.runbookBase=https://r.test -s templates/prometheusrule.yaml) || return 1
-  if grep -nE 'tenure-system|[,{]name="tenure"|docs/runbooks' <<<"$left"; then
+  if grep -nE 'tenure-system|[,{]name="tenure"|Lease tenure|lease: tenure$|docs/runbooks' <<<"$left"; then
     echo "the alerts of a release night in namespace dark speak of another"
     return 1
   fi
   grep -q 'name="night-tenure"' <<<"$left" && grep -q 'namespace="dark"' <<<"$left" || { echo "the names were not put in"; return 1; }
+  left=$("$helm" template night "$chart" --namespace dark --set dashboard.enabled=true -s templates/dashboard.yaml) || return 1
+  if grep -nE 'tenure-system|"uid": "tenure"|"title": "Tenure"|"(text|value)": "tenure"' <<<"$left"; then
+    echo "the dashboard of a release night in namespace dark speaks of another"
+    return 1
+  fi
+  grep -q '^  dark.night-tenure.json: ' <<<"$left" && grep -q '"uid": "dark_night-tenure"' <<<"$left" || { echo "file and uid of the dashboard are not the release's"; return 1; }
+  left=$("$helm" template night "$chart" --namespace "$(printf 'dark%.0s' {1..15})" --set dashboard.enabled=true -s templates/dashboard.yaml) || return 1
+  grep -qE '"uid": "[a-z0-9_-]{40}"' <<<"$left" || { echo "Grafana takes a uid of 40 characters: $(grep '"uid": "dark' <<<"$left")"; return 1; }
+  # Names of digits only stay names.
+  left=$("$helm" template 123 "$chart" --namespace 456 --set-string fullnameOverride=789,leaderElection.leaseName=9,serviceAccount.name=10,class=11 \
+    --set-string 'adoptFrom={12/13}' --set-string watchNamespace=14 --set metrics.monitor=pod,alerts.enabled=true,dashboard.enabled=true \
+    --set networkPolicy.enabled=true,flowSchema.enabled=true) || return 1
+  if grep -nE '(name|namespace|[nN]ame|instance|lease|class|matchNames|resourceNames|namespaces): \[?[0-9]+\]?$' <<<"$left"; then
+    echo "names that are numbers"
+    return 1
+  fi
+  grep -q 'resourceNames: \["9"\]' <<<"$left" && grep -q 'app.kubernetes.io/instance: "123"' <<<"$left" || { echo "names of digits were not found"; return 1; }
   # Two releases in one cluster share no name, whatever they are called.
   local first second
-  names() { "$helm" template "$1" "$chart" --namespace "$2" --set crds.enabled=false --set flowSchema.enabled=true | awk '
-    /^kind: (ClusterRole|ClusterRoleBinding|FlowSchema)$/ { kind = $2 } kind && /^  name: / { print kind, $2; kind = "" }' | sort; }
+  names() { "$helm" template "$1" "$chart" --namespace "$2" --set crds.enabled=false --set flowSchema.enabled=true --set leaderElection.leaseNamespace=locks | awk '
+    /^kind: (ClusterRole|ClusterRoleBinding|FlowSchema)$/ { kind = $2 } kind && /^  name: / { print kind, $2; kind = "" }
+    /--leader-elect-resource-name=/ { print "Lease", $2 }' | sort; }
   first=$(names c a-b) second=$(names b-c a)
   [[ -n $first && -z $(comm -12 <(echo "$first") <(echo "$second")) ]] || { echo "two releases share: $(comm -12 <(echo "$first") <(echo "$second"))"; return 1; }
-  wc -l <<<"$first" | sed 's/$/ cluster-scoped objects, no name shared by two releases/'
+  wc -l <<<"$first" | sed 's/$/ objects that others lie beside, no name shared by two releases/'
 }
 
 # What the rules file, the runbooks and the metrics of the program have to do with each other.
@@ -154,11 +181,13 @@ alerts() {
   done <"$fresh/alerts"
   local rules each key
   rules=$(wc -l <"$fresh/alerts")
-  for key in for 'severity' summary description runbook_url; do
+  for key in for severity namespace lease summary description runbook_url; do
     each=$(grep -cE "^ +$key: " "$chart/files/alerts.yaml")
     ((each == rules)) || { echo "$rules alerts, but $each have $key"; return 1; }
   done
-  echo "$rules alerts, each with a page, tests, for, severity, summary, description"
+  each=$(grep -cE '^ +summary: .*\(namespace tenure-system, Lease tenure\)' "$chart/files/alerts.yaml")
+  ((each == rules)) || { echo "$rules alerts, but $each say in their summary which installation they are about"; return 1; }
+  echo "$rules alerts, each with a page, tests, for, severity, namespace, lease, summary, description"
 }
 
 # The queries of the dashboard, one on a line, with its variables filled in.
@@ -179,7 +208,8 @@ dashboard() {
   echo "$count queries"
 }
 
-# The queries against a real Prometheus that holds half an hour of what a leader with one job shows: each has data.
+# The queries against a real Prometheus that holds half an hour of what a leader with one job shows: each has data, also
+# when two jobs of Prometheus scrape the same pod.
 with_data() {
   local prometheus port started now pid query answer empty=0 count=0
   prometheus=$(command -v prometheus) || { echo "prometheus is needed, of the same package as promtool"; return 1; }
@@ -194,9 +224,15 @@ with_data() {
       if (series[NR] !~ /\{/) series[NR] = series[NR] "{}"
       sub(/\{/, "{namespace=\"tenure-system\",pod=\"tenure-0\",", series[NR]); sub(/,\}/, "}", series[NR])
     }
+    function show(name, i) {
+      for (at = from; at <= until; at += 15) printf "%s %s %d\n", name, value[i] + (counts[i] ? (at - from) / 15 : 0), at
+    }
     END {
-      for (i = 1; i <= NR; i++) if (series[i] != "") for (at = from; at <= until; at += 15)
-        printf "%s %s %d\n", series[i], value[i] + (counts[i] ? (at - from) / 15 : 0), at
+      for (i = 1; i <= NR; i++) if (series[i] != "") {
+        show(series[i], i)
+        sub(/\}$/, ",job=\"again\"}", series[i])
+        show(series[i], i)
+      }
       print "# EOF"
     }' >"$fresh/openmetrics"
   mkdir "$fresh/tsdb"

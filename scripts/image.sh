@@ -38,14 +38,27 @@ context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 install -D "$binary" "$context/out/tenure"
 install -D -m 0644 "$certificates" "$context/out/etc/ssl/certs/ca-certificates.crt"
+install -D -m 0644 LICENSE "$context/LICENSE"
 # The last stage of the Dockerfile as it is, but for where its files come from.
 sed -n '/^FROM scratch$/,$p' Dockerfile | sed 's#^COPY --from=build /out/ /$#COPY out/ /#' >"$context/Dockerfile"
 grep -qx 'COPY out/ /' "$context/Dockerfile" || { echo "the last stage of the Dockerfile is not what this script knows" >&2; exit 1; }
 
+# Sources without their history have no revision; changes that are not committed are not part of one.
+revision=$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null) || revision=''
+created=$(date -u +%FT%TZ)
+
 buildah=(buildah --storage-driver vfs)
-"${buildah[@]}" build --isolation chroot --quiet --build-arg VERSION="$version" --tag "$name" "$context" >/dev/null
-size=$("${buildah[@]}" inspect --type image --format '{{index .OCIv1.Config.Labels "org.opencontainers.image.version"}}' "$name")
-[[ $size == "$version" ]] || { echo "the image says version $size, expected $version" >&2; exit 1; }
+"${buildah[@]}" build --isolation chroot --quiet --build-arg VERSION="$version" --build-arg REVISION="$revision" \
+  --build-arg CREATED="$created" --tag "$name" "$context" >/dev/null
+# label NAME VALUE: the image has it.
+label() {
+  local found
+  found=$("${buildah[@]}" inspect --type image --format "{{index .OCIv1.Config.Labels \"org.opencontainers.image.$1\"}}" "$name")
+  [[ $found == "$2" ]] || { echo "the image says $1 $found, expected $2" >&2; exit 1; }
+}
+label version "$version"
+label revision "$revision"
+label created "$created"
 size=$(du -sb "$context/out" | cut -f1)
 printf '%s: %d.%d MB\n' "$name" $((size / 1048576)) $((size % 1048576 * 10 / 1048576))
 ((size <= size_max)) || { echo "more than $((size_max / 1048576)) MB" >&2; exit 1; }

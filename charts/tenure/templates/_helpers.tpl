@@ -18,8 +18,14 @@
 {{- default (ternary (include "tenure.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}
 
+{{/* In a namespace that is not the release's own, a Lease may lie beside that of a release of the same name: the namespace is
+put before it. A dot parts them, because neither can contain one. */}}
 {{- define "tenure.leaseName" -}}
-{{- default (include "tenure.fullname" .) .Values.leaderElection.leaseName }}
+{{- $name := include "tenure.fullname" . }}
+{{- if ne (include "tenure.leaseNamespace" .) .Release.Namespace }}
+{{- $name = printf "%s.%s" .Release.Namespace $name }}
+{{- end }}
+{{- default $name .Values.leaderElection.leaseName }}
 {{- end }}
 
 {{- define "tenure.leaseNamespace" -}}
@@ -35,36 +41,48 @@
 {{- end }}
 {{- end }}
 
+{{/* By toYaml, here and wherever a name is written: it quotes what would be read as a number, such as a namespace `456`. */}}
 {{- define "tenure.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "tenure.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- dict "app.kubernetes.io/name" (include "tenure.name" .) "app.kubernetes.io/instance" .Release.Name | toYaml }}
 {{- end }}
 
-{{- define "tenure.labels" -}}
-{{ include "tenure.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/component: controller
-app.kubernetes.io/part-of: tenure
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{/* Of the pod of `helm test`: not those of the replicas, which the Service would find. */}}
+{{- define "tenure.testLabels" -}}
+{{- dict "app.kubernetes.io/name" (printf "%s-test" (include "tenure.name" .)) "app.kubernetes.io/instance" .Release.Name | toYaml }}
 {{- end }}
+
+{{/* The labels of an object: (dict "root" $ "labels" … "selector" … "pod" …), all but root optional. Each key once: what is given
+for the object wins over commonLabels, and nothing over what selects pods. A pod has no version of the chart, because a
+change of the chart alone would replace every pod then. */}}
+{{- define "tenure.labels" -}}
+{{- $root := .root }}
+{{- $all := dict
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/component" "controller"
+  "app.kubernetes.io/part-of" "tenure"
+  "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- if not .pod }}
+{{- $_ := set $all "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
+{{- end }}
+{{- $selector := include (default "tenure.selectorLabels" .selector) $root | fromYaml }}
+{{- range list $root.Values.commonLabels .labels $selector }}
+{{- range $key, $value := . }}
+{{- $_ := set $all $key $value }}
+{{- end }}
+{{- end }}
+{{- toYaml $all }}
 {{- end }}
 
 {{/* The metadata that all namespaced objects share: (dict "root" $ "name" … "namespace" … "labels" … "annotations" …), all but root optional. */}}
 {{- define "tenure.metadata" -}}
 {{- $root := .root -}}
-name: {{ default (include "tenure.fullname" $root) .name }}
+name: {{ default (include "tenure.fullname" $root) .name | toYaml }}
 {{- if not .clusterScoped }}
-namespace: {{ default $root.Release.Namespace .namespace }}
+namespace: {{ default $root.Release.Namespace .namespace | toYaml }}
 {{- end }}
 labels:
-  {{- include "tenure.labels" $root | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with merge (dict) (default (dict) .annotations) $root.Values.commonAnnotations }}
+  {{- include "tenure.labels" (dict "root" $root "labels" .labels) | nindent 2 }}
+{{- with merge (dict) (default (dict) .annotations) (default (dict) $root.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -105,8 +123,8 @@ annotations:
 
 {{- define "tenure.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "tenure.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "tenure.serviceAccountName" . | toYaml }}
+  namespace: {{ .Release.Namespace | toYaml }}
 {{- end }}
 
 {{/* The affinity as it is given, but for the labelSelector of the replicas in each term of podAntiAffinity that has none. */}}
@@ -133,13 +151,14 @@ annotations:
 {{- range $args }}
 {{- $_ := set $own (regexFind "^--[a-z-]+" .) true }}
 {{- end }}
-{{- range .Values.extraArgs }}
+{{- $extra := default (list) .Values.extraArgs }}
+{{- range $extra }}
 {{- $flag := regexFind "^--[a-z-]+" . }}
 {{- if and (hasKey $own $flag) (not (has $flag (list "--adopt-from" "--egress-allow" "--resolve"))) }}
 {{- fail (printf "extraArgs: %s is there already, from a value of its own; set that value instead" $flag) }}
 {{- end }}
 {{- end }}
-{{- concat $args .Values.extraArgs | toYaml }}
+{{- concat $args $extra | toYaml }}
 {{- end }}
 
 {{- define "tenure.ownArgs" -}}
