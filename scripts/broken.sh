@@ -63,6 +63,7 @@ done
 rules() {
   echo '# Rules, and what notices when one is broken'
   echo
+  # shellcheck disable=SC2016 # these are marks of the text
   echo 'Written by `scripts/broken.sh --table` from the patches beside this file. `make kills-broken` applies each in a'
   echo 'scratch work tree and demands that its test fails.'
   echo
@@ -106,8 +107,27 @@ if [[ -n $build ]]; then
   exit 0
 fi
 
-# 600 s: a build of one package and one test; a test that hangs has not turned red.
+# In seconds. Everything is built once, within the first; the second is for one package that is built anew and one test: one
+# that hangs has not turned red.
+build_limit=2400
 limit=600
+build_tests() {
+  local patch what log=$work/build.log
+  local -A built
+  for patch in "${patches[@]}"; do
+    what=$(header "$patch" 'test')
+    what=${what% *}
+    [[ -z ${built[$what]:-} ]] || continue
+    built[$what]=yes
+    # shellcheck disable=SC2086 # the arguments are several words
+    (cd "$tree" && timeout --kill-after=10 "$build_limit" cargo test --quiet --all-features $what --no-run) >"$log" 2>&1 || {
+      echo "the tests of $what cannot be built as they are:" >&2
+      tail -n 25 "$log" >&2
+      exit 1
+    }
+  done
+}
+
 # Sets `verdict` to red, green, or what else went wrong.
 try() {
   local log=$1 args name ran
@@ -127,6 +147,7 @@ try() {
   fi
 }
 
+build_tests
 failures=0
 declare -A sound
 printf '%-44s %-8s %-16s %6s  %s\n' patch 'as it is' broken seconds rule

@@ -2,7 +2,8 @@
 # make kind, make minikube: a cluster made by that tool, with three nodes for pods, with Tenure's image loaded, and the e2e suite on it.
 #   scripts/local-cluster.sh kind|minikube [arguments of the e2e program]
 # It needs Docker, the tool, and a Rust toolchain for the suite itself. The cluster is called `tenure` and is left up; one
-# of that name that is up already is taken as it is. NAME=... names another.
+# of that name that is up already is taken as it is. NAME=... names another. Its kubeconfig is target/TOOL-NAME.kubeconfig:
+# yours, and the context that you use, stay as they are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +25,7 @@ start_kind() {
       kind create cluster --name "$name" --wait 180s --config -
   fi
   kind load docker-image "$image:$version" --name "$name"
-  kind get kubeconfig --name "$name" >"$kubeconfig"
+  kind export kubeconfig --name "$name" --kubeconfig "$kubeconfig"
   network=kind
 }
 
@@ -33,7 +34,8 @@ start_minikube() {
     minikube start --profile "$name" --driver docker --nodes 3 --wait all
   fi
   minikube image load "$image:$version" --profile "$name"
-  minikube kubectl --profile "$name" -- config view --raw --minify --flatten >"$kubeconfig"
+  # One that was up already has written it elsewhere.
+  minikube update-context --profile "$name"
   network=$name
 }
 
@@ -49,10 +51,13 @@ needed "$tool" "$where"
 needed cargo https://rustup.rs
 docker info >/dev/null 2>&1 || { echo "make $tool: Docker does not answer; is it running, and may you use it (docker info)?" >&2; exit 1; }
 
-kubeconfig=$(mktemp)
-trap 'rm -f "$kubeconfig"' EXIT
+mkdir -p target
+kubeconfig=$PWD/target/$tool-$name.kubeconfig
+# The tool writes there what it otherwise writes into ~/.kube/config.
+export KUBECONFIG=$kubeconfig
 docker build --tag "$image:$version" .
 "start_$tool"
 address=$(gateway "$network") || { echo "the network $network of Docker has no gateway with an IPv4 address" >&2; exit 1; }
 echo "jobs call this computer at $address"
-KUBECONFIG=$kubeconfig IMAGE_REPOSITORY=$image IMAGE_TAG=$version ADDRESS=$address tests/cluster/e2e.sh "$@"
+echo "export KUBECONFIG=$kubeconfig"
+IMAGE_REPOSITORY=$image IMAGE_TAG=$version ADDRESS=$address tests/cluster/e2e.sh "$@"

@@ -2,10 +2,13 @@
 # What the checks of an installed chart share, on an API server alone (server.sh) and on a cluster
 # (tests/cluster/install.sh). Sourced, not run; the current folder is that of the sources.
 #
-# The caller sets: helm (its path), chart (its folder), folder (a temporary one), audit (the API server's audit log).
+# The caller sets: helm (its path), chart (its folder), folder (a temporary one), audit (the API server's audit log), started
+# (the processes that run in the background).
 
 crd=periodicjobs.tenure.dev
 failures=0
+# In seconds: more than the grace period of a replica, which may use all of it.
+ended_within=40
 
 fail() { echo "FAILED  $*"; failures=$((failures + 1)); }
 ok() { echo "ok      $*"; }
@@ -29,6 +32,16 @@ within() {
     sleep 0.2
   done
 }
+
+# ended PID: the end of a process of `started`, which is forgotten then: its number may be another one's when the script ends.
+ended() {
+  local pid left=()
+  within "$ended_within" is_over "$1" || { fail "process $1 goes on"; kill -KILL "$1"; }
+  wait "$1" 2>/dev/null
+  for pid in "${started[@]}"; do [[ $pid == "$1" ]] || left+=("$pid"); done
+  started=("${left[@]}")
+}
+is_over() { ! kill -0 "$1" 2>/dev/null; }
 
 # A chart as it might have been before: its definition lacks one field, and nothing else differs.
 older_chart() {
@@ -68,30 +81,39 @@ spec:
 YAML
 }
 
-# "group resource verb" of every rule of the release's own roles, those for people left out.
+# "group resource verb" of every rule of the release's own roles, those for people left out. Leases come with the object,
+# NAMESPACE/NAME: a rule that names none grants all of its namespace, NAMESPACE/*.
 granted() {
-  kubectl get role,clusterrole -A -l app.kubernetes.io/instance=tenure -o go-template='{{range .items}}{{$name := .metadata.name}}{{range .rules}}{{$rule := .}}{{range .apiGroups}}{{$group := .}}{{range $rule.resources}}{{$resource := .}}{{range $rule.verbs}}{{$name}} {{if $group}}{{$group}}{{else}}core{{end}} {{$resource}} {{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
-    grep -vE '^[^ ]+:(view|edit|admin) ' | cut -d' ' -f2- | sort -u
+  # shellcheck disable=SC2016 # these are variables of the template
+  kubectl get role,clusterrole -A -l app.kubernetes.io/instance=tenure -o go-template='{{range .items}}{{$role := .metadata.name}}{{$namespace := or .metadata.namespace "*"}}{{range .rules}}{{$rule := .}}{{range .apiGroups}}{{$group := or . "core"}}{{range $rule.resources}}{{$resource := .}}{{range $rule.verbs}}{{$right := printf "%s %s %s %s %s" $role $group $resource . $namespace}}{{if $rule.resourceNames}}{{range $rule.resourceNames}}{{$right}}/{{.}}{{"\n"}}{{end}}{{else}}{{$right}}/*{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
+    grep -vE '^[^ ]+:(view|edit|admin) ' | cut -d' ' -f2- | awk '$2 != "leases" { NF = 3 } { print }' | sort -u
 }
 
-# What the ServiceAccount asked for, from line $1 of the audit log on: "decision group resource verb", each once.
-asked() {
+# What the ServiceAccount asked for, from line $1 of the audit log on: "decision group resource verb NAMESPACE/NAME", each
+# once. A watch has the name in its URL.
+asked_for() {
   tail -n "+$1" "$audit" | grep -F '"username":"system:serviceaccount:tenure-system:tenure"' | awk '
     function field(text, name) {
       return match(text, "\"" name "\":\"[^\"]*\"") ? substr(text, RSTART + length(name) + 4, RLENGTH - length(name) - 5) : ""
     }
+    function selected(url) { return sub(/.*metadata\.name(=|%3D)/, "", url) && sub(/&.*/, "", url) >= 0 ? url : "" }
     match($0, /"objectRef":\{[^}]*\}/) {
       object = substr($0, RSTART, RLENGTH)
       group = field(object, "apiGroup"); part = field(object, "subresource"); decision = field($0, "authorization.k8s.io/decision")
-      if (decision != "") print decision, (group == "" ? "core" : group), field(object, "resource") (part == "" ? "" : "/" part), field($0, "verb")
+      name = field(object, "name")
+      if (name == "") name = selected(field($0, "requestURI"))
+      if (decision != "") print decision, (group == "" ? "core" : group), field(object, "resource") (part == "" ? "" : "/" part), field($0, "verb"), field(object, "namespace") "/" (name == "" ? "*" : name)
     }' | sort -u
 }
+# The same in the words of `granted`. A create cannot be granted by name.
+asked() { asked_for "$1" | awk '$3 != "leases" { NF = 4 } $3 == "leases" && $4 == "create" { sub(/\/.*/, "/*", $5) } { print }' | sort -u; }
 
 # rights_are_used MODE LINE: what the roles grant now is what was asked for from that line of the audit log on.
 rights_are_used() {
   granted >"$folder/granted"
   asked "$2" >"$folder/asked"
   must "$1: nothing was forbidden" nothing_but_allowed
+  must "$1: no Lease was asked for but its own" own_lease_only "$2"
   sed -n 's/^allow //p' "$folder/asked" >"$folder/used"
   if [[ -s $folder/used ]] && diff --label granted --label used -u "$folder/granted" "$folder/used"; then
     ok "$1: $(wc -l <"$folder/used") rights are granted, and each was used"
@@ -99,6 +121,8 @@ rights_are_used() {
     fail "$1: what is granted is not what is used"
   fi
 }
+# By a create, too, which any name would be granted.
+own_lease_only() { [[ $(asked_for "$1" | awk '$3 == "leases" { print $5 }' | sort -u) == tenure-system/tenure ]] || { asked_for "$1" | grep ' leases '; return 1; }; }
 nothing_but_allowed() { ! grep -v '^allow ' "$folder/asked"; }
 
 # The Job of it.

@@ -5,7 +5,8 @@
 # KUBECONFIG it takes the cluster that is named there: then IMAGE_REPOSITORY and IMAGE_TAG name an image that its nodes
 # can pull, ADDRESS is an address of this computer that its pods reach, and the families that need hands on the nodes are
 # not applicable.
-# TENURE_DYNAMIC names a dynamically linked binary for the replica whose time of day is wrong; without it, one is built.
+# TENURE_DYNAMIC names a dynamically linked binary for the replica whose time of day is wrong; without it, or if it is no
+# file, one is built. If no image comes of it, that family is not applicable.
 # On a cluster that is given, SKEWED_IMAGE names such an image (tests/cluster/skewed-image.sh shows what is in it).
 # FULL=1 runs every trial (about 45 minutes); otherwise one of each family (about 8 minutes). The table of all families is
 # printed at the end, and written to target/e2e/table.md.
@@ -24,24 +25,41 @@ e2e=$(realpath "${CARGO_TARGET_DIR:-target}/debug/e2e")
 helm=$(scripts/helm.sh)
 commit=$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)
 arguments=(--probe-port "$probe_port" --namespace "$namespace" --trials-scale "$scale" --commit "$commit")
-prefix=() image=()
+prefix=() settings=()
+
+# The name of the image whose time of day can be wrong.
+skewed_image() {
+  local binary=${TENURE_DYNAMIC:-} folder=${CARGO_TARGET_DIR:-target}
+  if [[ -z $binary ]]; then
+    cargo build --quiet --release --locked --package tenure --bin tenure >&2 && binary=$folder/release/tenure
+  elif [[ ! -f $binary ]]; then
+    echo "e2e: $binary is not there: building it" >&2
+    cargo build --quiet --all-features --bin tenure >&2 && binary=$folder/debug/tenure
+  fi
+  tests/cluster/skewed-image.sh "$binary"
+}
 if [[ -n ${KUBECONFIG:-} ]]; then
   : "${IMAGE_REPOSITORY:?names an image that the nodes of that cluster can pull}"
   : "${ADDRESS:?an address of this computer that pods of that cluster reach}"
-  image=(--set "image.repository=$IMAGE_REPOSITORY" --set "image.tag=${IMAGE_TAG:-}")
+  settings=(--set "image.repository=$IMAGE_REPOSITORY" --set "image.tag=${IMAGE_TAG:-}")
   [[ -z ${SKEWED_IMAGE:-} ]] || arguments+=(--skewed-image "$SKEWED_IMAGE")
 else
   tests/cluster/up.sh
+  tests/cluster/clear.sh >&2
   # shellcheck source=tests/cluster/settings.sh
   source tests/cluster/settings.sh
   export KUBECONFIG=$kubeconfig
   ADDRESS=$outside_address
   arguments+=(--faults "$PWD/tests/cluster/faults")
   prefix=("$PWD/tests/cluster/faults/outside")
-  [[ -n ${TENURE_DYNAMIC:-} ]] || cargo build --quiet --release --locked --package tenure --bin tenure
-  skewed=$(tests/cluster/skewed-image.sh "${TENURE_DYNAMIC:-${CARGO_TARGET_DIR:-target}/release/tenure}")
-  arguments+=(--skewed-image "$skewed")
+  # A tag says nothing of what is loaded: the pods of what was loaded before are replaced because of this.
+  settings=(--set-string "podAnnotations.loaded=$(cat "$run/tenure.sha256" 2>/dev/null || echo none)")
+  if skewed=$(skewed_image); then
+    arguments+=(--skewed-image "$skewed")
+  else
+    echo "e2e: no image whose time of day can be wrong: the family wall-clock is not applicable" >&2
+  fi
 fi
 "$helm" upgrade --install tenure charts/tenure --namespace "$namespace" --create-namespace --wait --timeout "$rollout_within" \
-  "${image[@]}" --set-json 'extraEnv=[{"name":"TENURE_PROBE","value":"'"$ADDRESS:$probe_port"'"}]' >/dev/null
+  "${settings[@]}" --set-json 'extraEnv=[{"name":"TENURE_PROBE","value":"'"$ADDRESS:$probe_port"'"}]' >/dev/null
 "${prefix[@]}" "$e2e" --address "$ADDRESS" "${arguments[@]}" "$@"

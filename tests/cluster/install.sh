@@ -2,10 +2,11 @@
 # make cluster-install: the life of an installation on the test cluster, with real pods. Chart and plain manifests, for
 # every namespace and for one; what README says to do; `helm test`; an upgrade in which old and new replicas run side by
 # side; rollback, uninstall, deletion of the namespace; a second replica in the leader's container, and that container
-# killed; the rights of the ServiceAccount and the requests for the Lease, by the API server's audit log.
+# killed; the rights of the ServiceAccount and the requests for the Lease, by the API server's audit log; two releases whose
+# jobs are the same, and the second one taking them over.
 #
 # It needs what make cluster needs (up.sh: IMAGE and TENURE_BINARY say what is loaded), boots the cluster if it is down,
-# and leaves it up, with nothing of Tenure on it. It begins by removing what is there of Tenure. About five minutes.
+# and leaves it up, with nothing of Tenure on it. It begins by removing what is there of Tenure. About six minutes.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -19,13 +20,24 @@ stands_by_for=20
 # The requests for the Lease are counted over this time, in which nothing else happens.
 quiet_for=60
 leader_writes_max=12
-# Of the two design figures, 0.3 requests a minute, none is left for a whole minute of a standby.
+# A standby asks for nothing but its watch.
 standby_requests_max=0
+# A watch lasts 290 s: one that ends in this time is opened again once.
+watches_max=1
+# What is promised of a standby is an average over hours, in requests a minute.
+standby_promise=0.3
 restart_to_lead_max_ms=1000
+# How long two installations run beside each other before the first one goes, in seconds, and how many requests the second
+# one makes then before it is judged.
+both_run_for=10
+requests_judged=50
 target_port=7070
 # Where the pods of Jobs wait for somebody to listen.
 gate_port=7071
 gate_for=120s
+# The second of two releases, and its Lease.
+second_namespace=tenure-second
+second_lease="second-tenure"
 
 tests/cluster/up.sh >&2 || exit 1
 # shellcheck source=tests/cluster/settings.sh
@@ -56,8 +68,8 @@ ok() { printf 'ok  %4d s  %s\n' "$SECONDS" "$*"; }
 part() { printf '\n%s\n' "$*"; }
 show() { "$@" 2>&1 | sed 's/^/        /'; }
 
-# The target of the jobs, outside the cluster: a line "job slot token attempt run" for each request. It answers what
-# `tenure status` takes for a replica that knows a leader.
+# The target of the jobs, outside the cluster: a line "job slot token attempt run pod-address ms" for each request. It
+# answers what `tenure status` takes for a replica that knows a leader.
 write_target() {
   cat >"$folder/answer" <<'ANSWER'
 #!/usr/bin/env bash
@@ -67,7 +79,7 @@ while IFS=': ' read -r name value; do
   [[ -n $name ]] || break
   header[${name,,}]=$value
 done
-echo "${header[tenure-job]:-?} ${header[tenure-slot]:-?} ${header[tenure-token]:-?} ${header[tenure-attempt]:-?} ${header[idempotency-key]:-?}" >>"$1"
+echo "${header[tenure-job]:-?} ${header[tenure-slot]:-?} ${header[tenure-token]:-?} ${header[tenure-attempt]:-?} ${header[idempotency-key]:-?} ${SOCAT_PEERADDR:-?} $((${EPOCHREALTIME/[.,]/} / 1000))" >>"$1"
 printf 'HTTP/1.1 200 OK\r\nContent-Length: 36\r\nConnection: close\r\n\r\n{"election": {"holder": "somebody"}}'
 ANSWER
   chmod +x "$folder/answer"
@@ -87,7 +99,8 @@ no_pods() { [[ -z $(pods_of_release "$1") ]]; }
 three_pods() { (($(pods_of_release "$1" | wc -l) == 3)); }
 nodes_used() { kubectl -n "$1" get pods -l app.kubernetes.io/name=tenure -o jsonpath='{range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort -u | wc -l; }
 on_three_nodes() { (($(nodes_used "$1") == ${#nodes[@]})) || { kubectl -n "$1" get pods -o wide; return 1; }; }
-says() { kubectl get --raw "/api/v1/namespaces/$1/pods/$2:8080/proxy/$3"; }
+# Not for long: a pod that has just gone does not answer at all.
+says() { kubectl --request-timeout 3s get --raw "/api/v1/namespaces/$1/pods/$2:8080/proxy/$3"; }
 # The pods that say of themselves that they lead.
 leaders() {
   local pod
@@ -96,7 +109,8 @@ leaders() {
     if says "$1" "$pod" metrics | grep -E '^leader_election_master_status\{.*\} 1$' >/dev/null; then echo "$pod"; fi
   done
 }
-holder() { kubectl -n tenure-system get lease tenure -o jsonpath='{.spec.holderIdentity}'; }
+# holder [NAMESPACE LEASE]
+holder() { kubectl -n "${1:-tenure-system}" get lease "${2:-tenure}" -o jsonpath='{.spec.holderIdentity}'; }
 leader() { holder | cut -d_ -f1; }
 # It says so, the Lease says so, and nobody else does.
 one_leader() {
@@ -133,12 +147,7 @@ installed() {
 # --- From nothing to nothing ---
 
 uninstalled() {
-  local namespace name
-  if "$helm" status tenure --namespace tenure-system >/dev/null 2>&1; then "$helm" uninstall tenure --namespace tenure-system >/dev/null; fi
-  kubectl get pj -A --no-headers 2>/dev/null | while read -r namespace name _; do kubectl -n "$namespace" delete pj "$name"; done >/dev/null
-  kubectl delete namespace tenure-system shop --ignore-not-found --timeout "${deleted_within}s" >/dev/null &&
-    kubectl delete crd "$crd" --ignore-not-found --timeout "${deleted_within}s" >/dev/null &&
-    kubectl delete clusterrole,clusterrolebinding -l app.kubernetes.io/part-of=tenure --ignore-not-found >/dev/null
+  tests/cluster/clear.sh --all && kubectl delete namespace shop "$second_namespace" --ignore-not-found --timeout "${deleted_within}s"
 }
 
 plain() {
@@ -195,7 +204,7 @@ second_in_the_container() {
   exec 7>&-
   must "it stops when it is asked to" within 20 grep -q 'Stopped' "$folder/second.log"
   must "the first one leads on" test "$(holder)" == "$before"
-  wait "$pid" 2>/dev/null
+  ended "$pid"
 }
 absent() { ! grep "$1" "$2"; }
 
@@ -235,6 +244,7 @@ replaced() {
   must "$mode: it has followed the Job, which ends now" within "$run_within" succeeded shop report
   must "$mode: an ended Job beyond the history is deleted" within "$run_within" is_gone "$created" shop
   kill "$gate"
+  ended "$gate"
   must "$mode: three pods Ready again" kubectl -n tenure-system rollout status deployment/tenure --timeout "${rollout_within}s"
 }
 
@@ -263,19 +273,27 @@ quiet_minute() {
   for pod in $(pods_of_release tenure-system); do
     role=standby
     [[ $pod != "$leader" ]] || role=leader
-    show echo "$role $pod: $(awk -v pod="$pod" '$1 == pod { printf "%s %d  ", $2, $3; found = 1 } END { if (!found) printf "no request" }' "$folder/lease-requests")"
+    show echo "$role $pod: $(lease_requests_of "$pod")"
     if [[ $role == leader ]]; then
-      must "$mode: the leader writes, and at most $leader_writes_max times" writes_within "$pod" 1 "$leader_writes_max"
+      must "$mode: the leader writes, and at most $leader_writes_max times" requests_within "$pod" other 1 "$leader_writes_max"
     else
-      must "$mode: a standby asks for nothing but its watch" writes_within "$pod" 0 "$standby_requests_max"
+      must "$mode: a standby asks for nothing but its watch" requests_within "$pod" other 0 "$standby_requests_max"
     fi
+    must "$mode: a $role opens its watch at most $watches_max times" requests_within "$pod" watch 0 "$watches_max"
   done
+  show echo "promised: a leader at most $leader_writes_max writes a minute, a standby $standby_promise requests a minute on average"
 }
-# All but watches: a leader's are its renewals.
-writes_within() {
+# "verb count  ... = sum a minute"
+lease_requests_of() {
+  awk -v pod="$1" -v seconds="$quiet_for" '
+    $1 == pod { printf "%s %d  ", $2, $3; sum += $3 }
+    END { printf "= %.1f requests a minute", sum * 60 / seconds }' "$folder/lease-requests"
+}
+# requests_within POD watch|other LEAST MOST: those of a leader that are no watches are its renewals.
+requests_within() {
   local count
-  count=$(awk -v pod="$1" '$1 == pod && $2 != "watch" { sum += $3 } END { print sum + 0 }' "$folder/lease-requests")
-  ((count >= $2 && count <= $3)) || { echo "$count requests"; return 1; }
+  count=$(awk -v pod="$1" -v kind="$2" '$1 == pod && ($2 == "watch") == (kind == "watch") { sum += $3 } END { print sum + 0 }' "$folder/lease-requests")
+  ((count >= $3 && count <= $4)) || { echo "$count requests"; return 1; }
 }
 
 # What the program asks for in all of its life, with real pods, against what is granted.
@@ -363,7 +381,7 @@ rolled() {
   must "$what: rolled out" kubectl -n tenure-system rollout status deployment/tenure --timeout "${rollout_within}s"
   must "$what: the old ones go" within "$deleted_within" three_pods tenure-system
   kill "$pid"
-  wait "$pid" 2>/dev/null
+  ended "$pid"
   must "$what: on three nodes" on_three_nodes tenure-system
   must "$what: one leader" within "$leader_within" one_leader tenure-system
   must "$what: old and new replicas ran side by side" side_by_side "$folder/images"
@@ -393,6 +411,110 @@ upgrade() {
   must "the definitions and the jobs are still there" kubectl get crd/"$crd" pj/fast pj/heartbeat
 }
 
+# --- Two installations whose jobs are the same ---
+
+# Whose pods they are is told by their addresses, which the target sees.
+second_chart() {
+  "$helm" "$@" "$chart" --namespace "$second_namespace" --set crds.enabled=false --set "image.repository=$image" --wait --timeout "${rollout_within}s"
+}
+addresses() { kubectl -n "$1" get pods -l app.kubernetes.io/name=tenure -o jsonpath='{range .items[*]}{.status.podIP}{"\n"}{end}'; }
+# Of the fast job's requests: "first second others returned gap": how many were made by each, how many by the first after one
+# by the second, and how many ms after the first's last one the second's first one came.
+workers() {
+  awk '
+    FILENAME == ARGV[1] { who[$1] = "first"; next }
+    FILENAME == ARGV[2] { who[$1] = "second"; next }
+    $1 == "default/fast" {
+      by = ($6 in who) ? who[$6] : "others"
+      if (by == "first" && count["second"]) returned++
+      if (by == "first") last = $7
+      if (by == "second" && !count[by]) begun = $7
+      count[by]++
+    }
+    END { print count["first"] + 0, count["second"] + 0, count["others"] + 0, returned + 0, (begun ? begun - last : "none") }
+  ' "$folder/first" "$folder/second" "$requests"
+}
+first_works_alone() {
+  local first second others
+  read -r first second others _ < <(workers)
+  echo "$first requests by the first, $second by the second, $others by others"
+  ((first > 0 && second == 0 && others == 0))
+}
+second_works() { local second; read -r _ second _ < <(workers); ((second >= $1)); }
+second_leads() {
+  local leader
+  leader=$(leaders "$second_namespace")
+  [[ -n $leader && $leader == "$(holder "$second_namespace" "$second_lease" | cut -d_ -f1)" ]]
+}
+# By the word of the second's leader.
+counts_foreign() { says "$second_namespace" "$(leaders "$second_namespace")" metrics | grep "^tenure_foreign_objects $1\$"; }
+# Those about earlier jobs of that name are still there.
+foreign_events() {
+  local uid events
+  uid=$(kubectl get pj fast -o jsonpath='{.metadata.uid}')
+  events=$(kubectl get events.v1.events.k8s.io -o jsonpath='{range .items[?(@.reason=="ForeignController")]}{.regarding.uid}: {.note}{"\n"}{end}' | grep "^$uid: ")
+  echo "$events"
+  [[ $(wc -l <<<"$events") == "$1" && $events == *"the Lease tenure-system/tenure owns this job"* ]]
+}
+released() { [[ $(kubectl -n tenure-system get lease tenure -o jsonpath='{.metadata.name}/{.spec.holderIdentity}') == tenure/ ]]; }
+nothing_forbidden_to_second() {
+  ! tail -n "+$1" "$audit" | grep -F "\"username\":\"system:serviceaccount:$second_namespace:$second_lease\"" | grep -F '"authorization.k8s.io/decision":"forbid"'
+}
+
+both_run() {
+  must "the first release" install_chart --wait --timeout "${rollout_within}s"
+  must "a fast job" fast_job
+  must "it runs" within "$run_within" arrived default/fast
+  must "the second release, with a Lease of its own" second_chart install second --create-namespace
+  must "it has a leader" within "$leader_within" second_leads
+  addresses tenure-system >"$folder/first"
+  addresses "$second_namespace" >"$folder/second"
+  must "it counts the job as foreign" within "$run_within" counts_foreign 1
+  must "and says so in one Event" within "$run_within" foreign_events 1
+  : >"$requests"
+  sleep "$both_run_for"
+  must "in $both_run_for s only the first one works" first_works_alone
+  show first_works_alone
+}
+
+handed_over() {
+  local terms back first second others returned gap
+  must "the second is to adopt from the first's Lease" second_chart upgrade second --set "adoptFrom={tenure-system/tenure}"
+  addresses "$second_namespace" >>"$folder/second"
+  must "it has a leader again" within "$leader_within" second_leads
+  must "as long as the first one is there, only that works" first_works_alone
+  # First its pods, then its rights: helm takes both away at once, and the leader could not release its Lease any more.
+  must "the first is scaled to nothing" kubectl -n tenure-system scale deployment/tenure --replicas 0
+  must "its pods go" within "$deleted_within" no_pods tenure-system
+  must "its Lease is released" released
+  must "it is uninstalled" "$helm" uninstall tenure --namespace tenure-system
+  must "the second one works" within "$run_within" second_works "$requests_judged"
+  must "it counts no job as foreign" within "$run_within" counts_foreign 0
+  read -r first second others returned gap < <(workers)
+  read -r terms back < <(tokens)
+  show echo "$first requests by the first, $second by the second, $others by others; $terms terms, $(doubled) doubled"
+  show echo "the second's first request came $gap ms after the first's last one"
+  must "nobody else works" test "$others" == 0
+  must "the first one never works after the second one" test "$returned" == 0
+  must "one term followed another" test "$terms" == 2
+  must "no token came after a higher one" test "$back" == 0
+  must "no run was doubled" test "$(doubled)" == 0
+  must "no slot was lost" within "$run_within" accounted
+  show accounted
+}
+
+two_installations() {
+  part "two installations, the same jobs"
+  local since=$(($(wc -l <"$audit") + 1))
+  kubectl delete pj --all --all-namespaces >/dev/null
+  : >"$requests"
+  both_run
+  handed_over
+  must "nothing was forbidden to the second" nothing_forbidden_to_second "$since"
+  must "the second is uninstalled" "$helm" uninstall second --namespace "$second_namespace"
+  must "its namespace goes, and does not hang" kubectl delete namespace tenure-system "$second_namespace" --timeout "${deleted_within}s"
+}
+
 chart_for_one_namespace() {
   part "the chart, for one namespace"
   local mode="chart, one namespace" since=$(($(wc -l <"$audit") + 1))
@@ -417,6 +539,7 @@ plain "plain manifests" deploy default tenure-system
 plain "plain manifests, one namespace" deploy/namespaced tenure-system default
 chart_as_readme_says
 upgrade
+two_installations
 chart_for_one_namespace
 must "nothing is left" uninstalled
 ((failures == 0)) || { echo "$failures failed after $SECONDS s" >&2; exit 1; }

@@ -166,6 +166,7 @@ install() {
     k create namespace "$namespace" --dry-run=client -o yaml | k apply -f - >/dev/null
     if ! "$helm" status tenure --namespace "$namespace" >/dev/null 2>&1; then installed=yes; fi
     "$helm" upgrade --install tenure "$chart" --namespace "$namespace" --set metrics.monitor=none \
+        --set-string "podAnnotations.loaded=$(loaded)" \
         --wait --timeout "${rollout_within}s"
 }
 
@@ -190,8 +191,8 @@ panels_have_data() {
     printf '  %-27s %6s  %s\n' panel series query
     while IFS=$'\t' read -r title text; do
         samples=$(query "$prometheus_port" "$text")
-        series=$(grep -c '=> ' <<<"$samples" || true)
-        if [[ $samples == *"=> NaN"* ]]; then series=NaN; fi
+        # Of nothing there is no mean: a series is NaN if nothing of its kind has been run, such as a `jobTemplate` here.
+        series=$(grep '=> ' <<<"$samples" | grep -vc '=> NaN' || true)
         printf '  %-27s %6s  %s\n' "$title" "$series" "$text"
         [[ $series =~ ^[1-9] ]] || empty=$((empty + 1))
     done <"$folder/queries"
@@ -239,6 +240,7 @@ serve "$target_port" "$folder/target"
 start_prometheus stubs "$stub_prometheus_port"
 eventually "$discovered_within" "two stubs say that they lead" is "$stub_prometheus_port" 2 'sum(leader_election_master_status)'
 
+"$here/clear.sh" >"$folder/clear.log" 2>&1 || { cat "$folder/clear.log"; wrong "what is there of Tenure cannot be taken away"; }
 install >"$folder/install.log" 2>&1 || { cat "$folder/install.log"; wrong "the chart cannot be installed"; }
 ok "the chart is installed"
 a_job >/dev/null

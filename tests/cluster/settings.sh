@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # used by those that source it
 # What is fixed about the test cluster: where it lives, its addresses, and how long anything may take. Sourced, not run.
 # The versions of what it is built from are in programs/versions.
 

@@ -14,10 +14,12 @@ load_tenure() {
     fi
     [[ -f $archive ]] || fail "IMAGE=$archive is no file; it must be a docker-archive (docker save, or scripts/image.sh --archive)"
     load_image "$(realpath "$archive")"
+    # What is installed says it, so that pods of what was loaded before are replaced.
+    sha256sum <"$archive" | cut -d' ' -f1 >"$run/tenure.sha256"
 }
 
 boot() {
-    local machine node port
+    local node port
     boot_machine control
     make_bridge
     boot_machine outside
@@ -34,6 +36,44 @@ boot() {
     for node in "${nodes[@]}"; do start_kubelet "$node"; done
     await_nodes
     start_dns
+}
+
+# Undoes what a run that was cut off may have left of its faults: what is paused goes on, what is dead is started, what is
+# cut off is connected. Ends early where that cannot be done; called in a process of its own.
+heal() {
+    local node
+    init_of control >/dev/null
+    init_of outside >/dev/null
+    signal_on control etcd CONT 2>/dev/null || start_etcd
+    signal_on control kube-apiserver CONT 2>/dev/null || start_apiserver
+    await_apiserver
+    for node in "${nodes[@]}"; do heal_node "$node"; done
+    await_nodes
+}
+# In the background, for what is a condition is not ended by what fails in it.
+is_up() {
+    [[ -f $run/up ]] || return 1
+    heal &
+    wait $!
+}
+heal_node() {
+    if init_of "$1" >/dev/null; then
+        "$here/faults/heal-node" "$1" 2>/dev/null
+        thaw_containers "$1"
+    else
+        say "$1 is dead: booting it again"
+        # Its cgroups, too: the run may have ended before they were removed.
+        kill_machine "$1"
+        start_node "$1"
+        start_kubelet "$1"
+    fi
+}
+# To those that run it is no news.
+thaw_containers() {
+    local pid
+    for pid in $(ctr_on "$1" tasks list | awk '$3 != "STOPPED" && $2 ~ /^[0-9]+$/ { print $2 }'); do
+        on_machine "$1" kill -CONT "$pid" 2>/dev/null || true
+    done
 }
 
 start_dns() {
@@ -63,7 +103,7 @@ mkdir -p "$cache/cluster"
 take_lock
 install_packages
 require_abilities
-if [[ -f $run/up ]] && apiserver_ready; then
+if is_up; then
     say "it is up already"
 else
     take_down

@@ -56,6 +56,10 @@ program_image() {
     rm -rf "$context"
 }
 
+# What Tenure's image is made of that the nodes have: as an annotation of its pods, it has them replaced when another one
+# has been loaded under the same name.
+loaded() { cat "$run/tenure.sha256" 2>/dev/null || echo none; }
+
 # load_image ARCHIVE: into every node.
 load_image() {
     local node
