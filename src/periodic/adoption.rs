@@ -1,10 +1,10 @@
 //! Taking over what another Lease owns, once nobody works under that Lease any more: what is known of each such Lease, and
 //! what follows. Looking is [`look`]; everything else is pure.
 //!
-//! A Lease is free when it shows a valid release: the term that wrote it had ended its work. One that is gone, or that
-//! somebody has emptied, says nothing about its last holder, which may be cut off from the API server and still at work:
-//! it is free once it has been seen so, unchanged, for as long as its holder could have gone on. A Lease that is held is
-//! not free, however old its last renewal is: whoever knows that the installation is gone for good deletes it.
+//! A Lease is free when it shows a valid release: the term that wrote it had ended its work. Everything else says nothing
+//! about its last holder, which may be cut off from the API server and still at work: a Lease that is held, one that is gone
+//! and one that somebody has emptied are free once they have been seen unchanged for as long as a holder could have gone on
+//! without a renewal. That is what any contender for that Lease would wait.
 //!
 //! A look is no promise for later. So the Lease is read again as the last step before each object is claimed, and the claim
 //! itself tests the owner and the term that were seen: a leader that has come back since has claimed the object first, or
@@ -65,8 +65,8 @@ pub struct Leave {
 struct Predecessor {
     lease: LeaseName,
     free: bool,
-    /// The version that showed nobody and no release, and since when.
-    vacant: Option<(Option<u64>, BootTime)>,
+    /// The version that showed no release, and since when.
+    unchanged: Option<(Option<u64>, BootTime)>,
     version: Option<u64>,
     /// The longest duration that its records have shown.
     longest: Duration,
@@ -175,7 +175,7 @@ impl Predecessor {
         Self {
             lease,
             free: false,
-            vacant: None,
+            unchanged: None,
             version: None,
             longest: Duration::ZERO,
             next_look: BootTime::default(),
@@ -195,26 +195,27 @@ impl Predecessor {
         self.version = seen.version;
         self.longest = self.longest.max(seen.duration);
         self.free = false;
-        if let Some(holder) = &seen.holder {
-            self.vacant = None;
-            return format!("{holder} holds it; if that is gone for good, delete the Lease");
-        }
         if seen.released {
             self.free = true;
             return "its last holder has released it".to_owned();
         }
-        let since = match self.vacant {
+        let since = match self.unchanged {
             Some((version, since)) if version == seen.version => since,
-            _ => self.vacant.insert((seen.version, now)).1,
+            _ => self.unchanged.insert((seen.version, now)).1,
         };
         let until = since + self.longest.max(patience);
-        let what = if seen.version.is_some() { "somebody has emptied it" } else { "there is no such Lease" };
+        let what = match (&seen.holder, seen.version) {
+            (Some(holder), _) => format!("{holder} holds it"),
+            (None, Some(_)) => "somebody has emptied it".to_owned(),
+            (None, None) => "there is no such Lease".to_owned(),
+        };
         self.free = until <= sent;
         if self.free {
-            return format!("{what}, and its last holder would have ended by now");
+            return format!("{what}, and whoever held it has not renewed it, and must have ended by now");
         }
         self.next_look = self.next_look.min(until.max(now));
-        format!("{what}, and its last holder may still be at work for {} s", (until - since).as_secs())
+        let wait = (until - since).as_secs();
+        format!("{what}, and whoever held it is taken to be at work until it has not been renewed for {wait} s")
     }
 }
 
@@ -226,7 +227,7 @@ impl Leave {
 
     /// Whether it still holds by what has been seen since.
     pub fn holds(&self, seen: &Seen) -> bool {
-        seen.holder.is_none() && (seen.released || seen.version == self.version)
+        seen.released || seen.version == self.version
     }
 }
 

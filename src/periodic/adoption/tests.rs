@@ -41,11 +41,12 @@ fn a_lease_is_named_by_its_namespace_and_its_name() {
 }
 
 #[test]
-fn a_released_lease_is_free_at_once_and_a_held_one_is_not_however_old_it_is() {
+fn a_released_lease_is_free_at_once_and_a_held_one_when_nobody_has_renewed_it_for_as_long_as_it_lasts() {
     let released = Seen { released: true, ..record(7, None, 15) };
     assert_eq!(leaves(&[(0, record(6, Some("pod_b_n"), 15)), (5, released)]), [false, true]);
-    let held = record(6, Some("pod_b_n"), 15);
-    assert_eq!(leaves(&[(0, held.clone()), (86_400, held)]), [false, false]);
+    let renewed = |seconds, version| (seconds, record(version, Some("pod_b_n"), 20));
+    assert_eq!(leaves(&[renewed(0, 6), renewed(19, 7), renewed(38, 8), renewed(57, 9)]), [false; 4]);
+    assert_eq!(leaves(&[renewed(0, 6), renewed(19, 6), renewed(20, 6)]), [false, false, true]);
 }
 
 #[test]

@@ -9,12 +9,12 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use rstest::rstest;
 use sandbox::Fault;
 use serde_json::json;
-use tenure::{api::Outcome, clock::Clock, election::RELEASED_ANNOTATION};
+use tenure::{Standing, api::Outcome, clock::Clock, election::RELEASED_ANNOTATION};
 
 use super::stage::{BROKEN, LEASE_DURATION, Replica, SOON, Seen, Stage};
 
@@ -39,6 +39,21 @@ async fn old_lease(stage: &Stage, holder: Option<&str>, released: bool) {
     leases.create(&PostParams::default(), &lease).await.unwrap();
 }
 
+/// Renews the Lease of the old installation while `old` leads.
+fn renews(stage: &Stage, old: &Replica) {
+    let (leases, standing, stopping) = (stage.lab.leases(), old.standing.subscribe(), old.stopping.clone());
+    tokio::spawn(async move {
+        for number in 0.. {
+            tokio::time::sleep(LEASE_DURATION / 3).await;
+            if stopping.is_cancelled() || !matches!(*standing.borrow(), Standing::Leading(_)) {
+                return;
+            }
+            let write = json!({ "metadata": { "annotations": { "tenure.dev/write": number.to_string() } } });
+            drop(leases.patch("main", &PatchParams::default(), &Patch::Merge(write)).await);
+        }
+    });
+}
+
 async fn old_lease_is_gone(stage: &Stage) {
     stage.lab.leases().delete("main", &DeleteParams::default()).await.unwrap();
 }
@@ -49,6 +64,7 @@ async fn two_installations(seed: u64, token: u64) -> (Stage, Replica, Replica) {
     old_lease(&stage, Some("old-pod_boot_nonce"), false).await;
     let old = stage.replica_of("old", OLD);
     old.lead(10);
+    renews(&stage, &old);
     stage.create("tick", json!({ "interval": "1s" })).await;
     stage.until("tick", "a run", |status| status.counts.ran >= 2).await;
     let new = stage.replica_with("new", NEW, None, &[OLD]);
@@ -97,14 +113,21 @@ async fn of_two_installations_on_the_same_objects_the_second_writes_nothing_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_is_not_adopted_while_its_lease_is_held_however_long_nobody_has_renewed_it() {
+async fn a_job_is_adopted_when_nobody_has_renewed_its_lease_for_as_long_as_it_lasts_and_not_before() {
     let (stage, old, new) = two_installations(61, 20).await;
-    old.vanish(&stage, "old").await;
     stage.pass(Duration::from_hours(1)).await;
     assert_eq!(stage.status("tick").await.controller, OLD);
     assert_eq!(writes_of(&stage, "new"), 0);
     assert_eq!(new.listener.reasons(), ["ForeignController"]);
     assert_eq!(new.handle.state().borrow().foreign, 1);
+    old.vanish(&stage, "old").await;
+    let last_renewed = new.clock.boot();
+    stage.until("tick", "the new owner", |status| status.controller == NEW).await;
+    let took = new.clock.boot().saturating_since(last_renewed);
+    // It may have been renewed up to five seconds before, and is looked at every five.
+    assert!(took >= LEASE_DURATION - Duration::from_secs(5), "adopted after {took:?}");
+    assert!(took <= LEASE_DURATION + Duration::from_secs(6), "adopted after {took:?}");
+    run_ids_are_unique(&stage.target.seen());
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +186,7 @@ async fn a_lease_that_is_taken_again_between_look_and_claim_is_not_adopted_from(
     second.wait_reached().await;
     old_lease(&stage, Some("old-pod_boot_again"), false).await;
     second.release();
-    stage.pass(Duration::from_mins(1)).await;
+    stage.pass(LEASE_DURATION.saturating_sub(Duration::from_secs(1))).await;
     assert_eq!(stage.status("tick").await.controller, OLD);
     assert_eq!(writes_of(&stage, "new"), 0);
 }
@@ -249,8 +272,8 @@ async fn a_new_term_is_not_asked_for_while_a_run_may_go_on_for_long() {
     stage
         .edit_status("long", json!({ "status": { "controller": NEW, "term": { "token": 1, "nonce": "before" } } }))
         .await;
-    old.lose();
     stage.until("long", "a run", |status| status.active.values().any(|run| run.term.token == 5)).await;
+    old.lose();
     old_lease(&stage, None, true).await;
     stage.pass(Duration::from_secs(20)).await;
     assert!(!new.handle.state().borrow().wants_new_term);
