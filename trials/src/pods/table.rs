@@ -167,7 +167,12 @@ pub fn table(about: &About, rows: &[Row]) -> String {
             row.notes.join("; ")
         ));
     }
-    line("\nOverlap: last sign of a leader minus first sign of its successor; a gap is negative.".to_owned());
+    line(
+        "\nDoubled: runs made again. After a crash those that were open at it may be, if they are to run at least once; in a \
+         planned change only those that the end of the drain cut off."
+            .to_owned(),
+    );
+    line("Overlap: last sign of a leader minus first sign of its successor; a gap is negative.".to_owned());
     line(
         "Take-over: from the fault to the first sign of the successor, the drain of a run that is under way included; from \
          the last sign of a leader that ends at the fault; and from the return of the control plane to the first sign of a \
