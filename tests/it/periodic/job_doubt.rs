@@ -16,7 +16,8 @@ use tenure::{
 };
 
 use super::{
-    job_template::{complete, jobs, template, until_jobs},
+    job_template::{complete, created, jobs, template, until_jobs},
+    replace::{collect, is_going},
     stage::Stage,
 };
 
@@ -37,26 +38,9 @@ fn at_creations(stage: &Stage, fault: Fault) -> sandbox::FaultId {
     stage.lab.sandbox.faults().add(FaultRule::new(fault).verb(Verb::Create).resource("jobs"))
 }
 
-fn created(stage: &Stage) -> usize {
-    let history = stage.lab.sandbox.history();
-    history.iter().filter(|change| change.resource == "jobs.batch" && change.verb == Verb::Create).count()
-}
-
 fn ready(status: &PeriodicJobStatus) -> (ConditionStatus, &str) {
     let ready = status.conditions.iter().find(|condition| condition.kind == ConditionType::Ready).unwrap();
     (ready.status, ready.reason.as_str())
-}
-
-async fn is_going(stage: &Stage, name: &str) {
-    while jobs(stage).get(name).await.unwrap().metadata.deletion_timestamp.is_none() {
-        stage.pass(Duration::from_millis(100)).await;
-    }
-}
-
-/// Does what the garbage collector of a cluster does once the pods are gone, or what somebody does by force.
-async fn collect(stage: &Stage, name: &str) {
-    let change = json!({ "metadata": { "finalizers": null } });
-    jobs(stage).patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,7 @@ async fn fail(stage: &Stage, name: &str) {
 }
 
 /// How many Jobs were ever created.
-fn created(stage: &Stage) -> usize {
+pub fn created(stage: &Stage) -> usize {
     let history = stage.lab.sandbox.history();
     history.iter().filter(|change| change.resource == "jobs.batch" && change.verb == Verb::Create).count()
 }

@@ -46,8 +46,15 @@ async fn a_run_that_waits_for_its_next_attempt_is_cancelled_for_certain() {
     assert_eq!(status.consecutive_failures, 0);
 }
 
+/// Waits until the Job is being deleted.
+pub async fn is_going(stage: &Stage, name: &str) {
+    while jobs(stage).get(name).await.unwrap().metadata.deletion_timestamp.is_none() {
+        stage.pass(Duration::from_millis(100)).await;
+    }
+}
+
 /// Does what the garbage collector of a cluster does once the pods are gone.
-async fn collect(stage: &Stage, name: &str) {
+pub async fn collect(stage: &Stage, name: &str) {
     let change = json!({ "metadata": { "finalizers": null } });
     jobs(stage).patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
 }
@@ -60,10 +67,7 @@ async fn a_job_is_deleted_with_its_pods_before_the_next_one_is_created_and_slots
     let spec = json!({ "interval": "10s", "concurrencyPolicy": "Replace", "jobTemplate": template() });
     stage.create("report", spec).await;
     let first = until_jobs(&stage, 1).await.remove(0).name_any();
-    let doomed = async || jobs(&stage).get(&first).await.unwrap().metadata.deletion_timestamp.is_some();
-    while !doomed().await {
-        stage.pass(Duration::from_millis(100)).await;
-    }
+    is_going(&stage, &first).await;
     stage.pass(Duration::from_secs(25)).await;
     assert_eq!(until_jobs(&stage, 1).await.len(), 1, "its pods are still there");
     collect(&stage, &first).await;
