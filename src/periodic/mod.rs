@@ -9,6 +9,7 @@
 
 mod adoption;
 mod alarms;
+mod attempts;
 mod compiled;
 mod engine;
 mod events;
