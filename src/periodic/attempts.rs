@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     engine::{Engine, Event},
-    job::{Acting, Job, Planning, Run, RunState},
+    job::{Acting, Job, Planning, Reading, Run, RunState},
     observer::{AttemptFailure, AttemptStart, Urgency},
     record::RunEnd,
     run::{self, After, Ended},
@@ -156,6 +156,9 @@ impl Engine {
         }
         if job.compiled.rules.concurrency == ConcurrencyPolicy::Forbid {
             job.occupied_until = Some(now);
+        }
+        if job.reading == Reading::Unreadable {
+            job.let_go_of_what_is_over();
         }
         if self.planning == Planning::Closed || self.office.is_none() {
             job.give_back_waiting(now, None);

@@ -384,6 +384,13 @@ impl Job {
         });
     }
 
+    /// A hand-over does not wait for what has ended and cannot be recorded.
+    pub fn let_go_of_what_is_over(&mut self) {
+        for run in self.runs.values_mut().filter(|run| !matches!(run.state, RunState::Acting(_))) {
+            run.hold = None;
+        }
+    }
+
     /// What has ended is not recorded any more: its intent stays as it is, for the next leader to settle.
     pub fn give_up_recording(&mut self) {
         self.doubtful = false;

@@ -75,6 +75,7 @@ impl Engine {
                 }
                 if let Some(job) = self.jobs.get_mut(&key) {
                     job.reading = Reading::Unreadable;
+                    job.let_go_of_what_is_over();
                     self.alarms.clear(&key);
                 }
             }
