@@ -8,7 +8,7 @@
 # TENURE_DYNAMIC names a dynamically linked binary for the replica whose time of day is wrong; without it, or if it is no
 # file, one is built. If no image comes of it, that family is not applicable.
 # On a cluster that is given, SKEWED_IMAGE names such an image (tests/cluster/skewed-image.sh shows what is in it).
-# FULL=1 runs every trial (about 45 minutes); otherwise one of each family (about 8 minutes). The table of all families is
+# FULL=1 runs every trial (about 20 minutes); otherwise one of each family (about 6 minutes). The table of all families is
 # printed at the end, and written to target/e2e/table.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
