@@ -9,7 +9,7 @@
 //!   then may a run that must happen at most once be tried again.
 //!
 //! Left to others: whether to retry and when, what is stored, and cutting an attempt off at the end of a term (drop the
-//! future: nothing goes on in the background, but for a Kubernetes Job that was created: [`ActionSpec::lives_on`]).
+//! future: nothing goes on in the background, but for a Kubernetes Job that was created: [`EndKind::LeftRunning`]).
 
 mod answer;
 mod egress;
@@ -103,8 +103,10 @@ pub struct Tidy {
     pub failed: usize,
     /// The ids of its runs whose end is not recorded: what they have left behind is how their end will be known.
     pub open: BTreeSet<String>,
-    /// Runs of later slots may have begun since `open` was known.
+    /// A run of a later slot may have begun since `open` was known,
     pub until: Timestamp,
+    /// unless its Job is older than this.
+    pub older_than: Timestamp,
     /// The guard of the term in office.
     pub guard: Guard,
 }
@@ -203,6 +205,8 @@ pub enum EndKind {
     JobTimedOut,
     /// The Job was there, and was deleted before its end was seen.
     JobGone,
+    /// What a leader before began has left nothing, and the spec does not say any more how to begin it.
+    LeftNothing,
     /// Another object has the Job's name. Nothing was done.
     NameTaken,
     /// The replica stops, and what was begun goes on without it.
@@ -227,6 +231,7 @@ impl EndKind {
             | Self::JobFailed
             | Self::JobTimedOut
             | Self::JobGone
+            | Self::LeftNothing
             | Self::LeftRunning
             | Self::Replaced { certain: false } => true,
             Self::Unsent
@@ -243,13 +248,6 @@ impl EndKind {
             self,
             Self::Succeeded { .. } | Self::Refused { .. } | Self::JobSucceeded | Self::JobFailed | Self::JobTimedOut
         )
-    }
-}
-
-impl ActionSpec {
-    /// Whether what an attempt has begun goes on without the leader that began it.
-    pub const fn lives_on(&self) -> bool {
-        matches!(self, Self::Job(_) | Self::BegunJob)
     }
 }
 

@@ -25,14 +25,16 @@ impl Engine {
             return;
         }
         let now = self.now();
-        let is_due = |run: &Run| {
+        let (action, left_running) = (job.compiled.policy.action, &job.left_running);
+        let is_due = |id: &str, run: &Run| {
             let may_start = self.planning == Planning::Open || run.intent.attempt == 1;
             matches!(run.state, RunState::Waiting)
                 && run.intent.term == office.name
                 && run.intent.not_before <= now
                 && may_start
+                && !run.waits_for_another_action(id, left_running, action)
         };
-        let due: Vec<String> = job.runs.iter().filter(|(_, run)| is_due(run)).map(|(id, _)| id.clone()).collect();
+        let due: Vec<String> = job.runs.iter().filter(|(id, run)| is_due(id, run)).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.start_attempt(job, id, now);
         }

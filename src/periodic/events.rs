@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     engine::{Engine, Event},
-    job::{Job, News, Planning, Standoff, WriteKind},
+    job::{Job, News, Planning, Reading, Standoff, WriteKind},
     observer::{JobGauges, Notice, RunReport, Urgency},
     record::RunEnd,
     store::{ReadAnswer, WriteAnswer},
@@ -86,7 +86,11 @@ impl Engine {
                     found = Some(object);
                 }
                 ReadAnswer::Gone => job.deleted = true,
-                ReadAnswer::Unreadable(error) | ReadAnswer::Failed(error) => {
+                ReadAnswer::Unreadable(error) => {
+                    tracing::warn!(periodicjob = %key, error, "A job cannot be read");
+                    job.cannot_be_read();
+                }
+                ReadAnswer::Failed(error) => {
                     if job.setbacks <= 1 {
                         tracing::warn!(periodicjob = %key, error, "A job cannot be read");
                     }
@@ -173,6 +177,9 @@ impl Engine {
         let begun = self.planning == Planning::Open || !matches!(kind, WriteKind::Attempt(_));
         let term = self.office.as_ref().filter(|_| begun).map(|office| office.name.clone());
         job.give_back_waiting(self.now(), term.as_ref());
+        if job.reading == Reading::Unreadable {
+            job.let_go_of_what_is_over();
+        }
     }
 
     fn take_up_written(&self, job: &mut Job, kind: &WriteKind) {

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     action::{ActionSpec, JobRef, Wishes},
     api::{
-        ActiveRun, ConcurrencyPolicy, Condition, ConditionStatus, ConditionType, Counts, Disposition, Guarantee,
-        Instant, Outcome, PeriodicJob, PeriodicJobStatus, Planned, TRIGGER_ANNOTATION, TermRef,
+        ActionKind, ActiveRun, ConcurrencyPolicy, Condition, ConditionStatus, ConditionType, Counts, Disposition,
+        Guarantee, Instant, Outcome, PeriodicJob, PeriodicJobStatus, Planned, TRIGGER_ANNOTATION, TermRef,
     },
     clock::BootTime,
     election::Work,
@@ -112,6 +112,13 @@ impl Run {
     /// follows it. `left_running` are the runs of this term that are.
     pub fn was_begun(&self, id: &str, left_running: &BTreeSet<String>) -> bool {
         self.intent.taken_over || left_running.contains(id)
+    }
+
+    /// Whether its next attempt was stored for another action than `action`, and has not been begun.
+    pub fn waits_for_another_action(&self, id: &str, left_running: &BTreeSet<String>, action: ActionKind) -> bool {
+        matches!(self.state, RunState::Waiting)
+            && !self.was_begun(id, left_running)
+            && self.intent.action.is_some_and(|stored| stored != action)
     }
 }
 
@@ -250,6 +257,7 @@ impl Job {
         if version_of(object) < self.version {
             return News::default();
         }
+        self.reading = Reading::Readable;
         let before = self.status.take();
         self.take_in(object, now);
         let Some(after) = &self.status else { return News::default() };
@@ -344,6 +352,12 @@ impl Job {
         self.trial = Trying::Refused { sound, again_at };
     }
 
+    /// Whether an attempt before the one of this intent, of which nothing else is known, may have had an effect. Under
+    /// `AtMostOnce` there is another attempt only if the one before it sent nothing.
+    pub fn may_be_in_doubt(&self, intent: &ActiveRun) -> bool {
+        intent.attempt > 1 && self.compiled.policy.guarantee == Guarantee::AtLeastOnce
+    }
+
     /// When the API server is to be asked again.
     pub fn trial_again_at(&self) -> Option<BootTime> {
         match &self.trial {
@@ -382,6 +396,12 @@ impl Job {
             run.state = RunState::LeftOpen(RunEnd { outcome: Outcome::Interrupted, message, reason: None, at: now });
             true
         });
+    }
+
+    /// Its newest version cannot be read: nothing is begun and nothing written until one can.
+    pub fn cannot_be_read(&mut self) {
+        self.reading = Reading::Unreadable;
+        self.let_go_of_what_is_over();
     }
 
     /// A hand-over does not wait for what has ended and cannot be recorded.

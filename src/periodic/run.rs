@@ -153,6 +153,8 @@ fn after_end(
             return After::StaysOpen(RunEnd { outcome: Outcome::Interrupted, message, reason: None, at: now });
         }
         EndKind::LeftRunning => return After::HandOver,
+        // Nothing was done here, and what was done before nobody knows.
+        EndKind::LeftNothing => return cut_off(&end.message, policy, now),
         // A complete answer: its pods were tried as often as it allows, and another Job is not made.
         EndKind::JobFailed
         | EndKind::JobTimedOut

@@ -128,8 +128,8 @@ impl JobRunner {
         let job = match (found, template) {
             (Some(job), _) => job,
             (None, None) => {
-                let message = format!("there is no Job {name} any more, and none is created: the spec is not valid");
-                return end(EndKind::JobGone, message);
+                let message = format!("there is no Job {name}, and the spec has no valid jobTemplate to create one by");
+                return end(EndKind::LeftNothing, message);
             }
             (None, Some(_)) if attempt.begun_before && attempt.guarantee == Guarantee::AtMostOnce => {
                 let message = format!("there is no Job {name}; whether there was one is not known");
@@ -318,9 +318,14 @@ impl JobRunner {
                 },
             };
             if gone {
-                // The answer to a deletion may come after the watch has shown what it did.
+                // The answer to a deletion may come after the watch has shown what it did, or not at all.
                 if matches!(deletion, Deletion::UnderWay(_)) {
-                    deletion = if deletion.answer().await { Deletion::Accepted } else { Deletion::NotOurs };
+                    let accepted = tokio::select! {
+                        biased;
+                        () = attempt.wishes.leave.cancelled() => return left_running(&name),
+                        answer = clock::timeout(&*self.clock, ANSWER_DEADLINE, deletion.answer()) => answer,
+                    };
+                    deletion = if accepted == Ok(true) { Deletion::Accepted } else { Deletion::NotOurs };
                 }
                 return match deletion.lets_stand(template::verdict(&job)) {
                     Some(verdict) => end(verdict.kind, verdict.message),

@@ -193,9 +193,12 @@ pub(super) fn selector_of(uid: &str) -> String {
 /// The Jobs that are more than the limits let stay: of those that have ended and whose runs' ends are recorded, the oldest.
 pub(super) fn surplus<'a>(jobs: &'a [DynamicObject], tidy: &Tidy) -> Vec<&'a DynamicObject> {
     let until = slot_label(tidy.until);
+    let is_old = |job: &DynamicObject| {
+        job.metadata.creation_timestamp.as_ref().is_some_and(|created| created.0 < tidy.older_than)
+    };
     let is_recorded = |job: &DynamicObject| {
         label_of(job, RUN_ID_LABEL).is_some_and(|run| !tidy.open.contains(run))
-            && label_of(job, SLOT_LABEL).is_some_and(|slot| slot <= &*until)
+            && (label_of(job, SLOT_LABEL).is_some_and(|slot| slot <= &*until) || is_old(job))
     };
     let is_ours = |job: &&DynamicObject| job.metadata.deletion_timestamp.is_none() && is_owned(job, &tidy.uid);
     let mut ended: Vec<_> = jobs

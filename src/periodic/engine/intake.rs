@@ -5,11 +5,7 @@ use std::collections::BTreeSet;
 use kube::{Resource, ResourceExt, runtime::watcher};
 
 use super::{
-    super::{
-        feed::Guarded,
-        job::{Job, Reading},
-        observer::Urgency,
-    },
+    super::{feed::Guarded, job::Job, observer::Urgency},
     Engine,
 };
 use crate::{action::JobRef, api::PeriodicJob};
@@ -73,10 +69,13 @@ impl Engine {
                     );
                     self.notice(&key, &uid, Urgency::Warning, "Unreadable", note);
                 }
-                if let Some(job) = self.jobs.get_mut(&key) {
-                    job.reading = Reading::Unreadable;
-                    job.let_go_of_what_is_over();
-                    self.alarms.clear(&key);
+                match self.jobs.get_mut(&key) {
+                    Some(job) if unreadable.metadata.uid.as_ref() == Some(&job.uid) => {
+                        job.cannot_be_read();
+                        self.alarms.clear(&key);
+                    }
+                    // Another object has its name now.
+                    _ => self.gone(&key, None),
                 }
             }
         }
@@ -92,7 +91,6 @@ impl Engine {
                 }
             }
             Some(job) if object.uid().as_deref() == Some(&job.uid) => {
-                job.reading = Reading::Readable;
                 let news = job.absorb(&object, now);
                 if self.office.is_some() && job.is_owned_by(&self.controller) {
                     let uid = job.uid.clone();

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 
 use super::{
     super::{
         adoption,
         job::{Job, Run, RunState, Write, WriteKind},
+        run::CLOCKS_APART_MAX,
         store,
     },
     Engine, Event, REQUESTS_MAX,
@@ -123,6 +125,7 @@ impl Engine {
             failed: job.compiled.limits.failed,
             open: status.active.keys().cloned().collect(),
             until: status.mark.min(self.now()).timestamp(),
+            older_than: self.now().timestamp().saturating_sub(CLOCKS_APART_MAX).unwrap_or(Timestamp::MIN),
             guard: office.term.guard(),
         };
         let (term, action) = (office.term.clone(), self.action.clone());
@@ -156,7 +159,7 @@ impl Engine {
 
     pub(in super::super) fn run_is_stored(&self, run_id: &str, job: &Job) -> Option<Run> {
         let intent = job.status.as_ref()?.active.get(run_id)?.clone();
-        let in_doubt = job.runs.get(run_id).map_or(intent.attempt > 1, |run| run.in_doubt);
+        let in_doubt = job.runs.get(run_id).map_or_else(|| job.may_be_in_doubt(&intent), |run| run.in_doubt);
         let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
         Some(Run { intent, state: RunState::Waiting, hold, in_doubt })
     }

@@ -56,7 +56,10 @@ impl Engine {
                         is_long |= !run::lives_on(&run.intent, &job.compiled.policy) && run.intent.deadline > soon;
                     }
                     RunState::Waiting => {}
-                    _ => state.unrecorded += 1,
+                    _ => {
+                        state.unrecorded += 1;
+                        is_long |= job.setbacks > 1;
+                    }
                 }
             }
         }

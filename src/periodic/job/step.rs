@@ -165,6 +165,9 @@ impl Job {
             return Ok(write);
         }
         self.adopt_own(&status, term);
+        if let Some(write) = self.other_action(&status, writer)? {
+            return Ok(write);
+        }
         if let Some(write) = self.next_attempt(&status, writer)? {
             return Ok(write);
         }
@@ -240,7 +243,7 @@ impl Job {
         let generation = self.compiled.planned.generation;
         record::set_ready(&mut next, doubt, generation, writer.now);
         let patch = patch::intent(&self.uid, generation, status, &next, ActiveFence::MayHoldRuns)?;
-        Ok(Step::write(patch, WriteKind::Intent { starts: Vec::new(), trigger_refused: None }))
+        Ok(Step::write(patch, WriteKind::Claim))
     }
 
     fn first_status(&self, around: &Surroundings<'_>, writer: Writer<'_>) -> Result<Step, PatchError> {
@@ -300,13 +303,21 @@ impl Job {
     /// An intent of this term that nobody is acting on was stored by a write whose answer was lost.
     fn adopt_own(&mut self, status: &PeriodicJobStatus, term: &TermRef) {
         for (id, run) in status.active.iter().filter(|(_, run)| run.term == *term && run.ended_at.is_none()) {
-            self.runs.entry(id.clone()).or_insert_with(|| Run {
-                intent: run.clone(),
-                state: RunState::Waiting,
-                hold: None,
-                in_doubt: run.attempt > 1,
-            });
+            let in_doubt = self.may_be_in_doubt(run);
+            let adopted = || Run { intent: run.clone(), state: RunState::Waiting, hold: None, in_doubt };
+            self.runs.entry(id.clone()).or_insert_with(adopted);
         }
+    }
+
+    /// An attempt that waits, and does something else since an edit: that is stored before it is made.
+    fn other_action(&self, status: &PeriodicJobStatus, writer: Writer<'_>) -> Result<Option<Step>, PatchError> {
+        let (action, generation) = (self.compiled.policy.action, self.compiled.planned.generation);
+        let mut runs =
+            self.runs.iter().filter(|(id, run)| run.waits_for_another_action(id, &self.left_running, action));
+        let Some((id, _)) = runs.next() else { return Ok(None) };
+        let next = record::taken_over(status, id, action, writer);
+        let patch = patch::attempt(&self.uid, generation, status, &next, id)?;
+        Ok(Some(Step::write(patch, WriteKind::Attempt(id.clone()))))
     }
 
     fn next_attempt(&self, status: &PeriodicJobStatus, writer: Writer<'_>) -> Result<Option<Step>, PatchError> {

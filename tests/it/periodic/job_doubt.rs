@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use kube::{
     ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use rstest::rstest;
 use sandbox::{Fault, FaultRule, Verb};
 use serde_json::{Value, json};
 use tenure::{
-    api::{ConditionStatus, ConditionType, Outcome, PeriodicJobStatus},
+    api::{ActionKind, ConditionStatus, ConditionType, Outcome, PeriodicJobStatus},
     clock::Clock,
 };
 
 use super::{
     job_template::{complete, created, jobs, template, until_jobs},
     replace::{collect, is_going},
-    stage::Stage,
+    stage::{BROKEN, Stage},
 };
 
 /// A job whose only slot for a day is run by a trigger.
@@ -85,6 +85,86 @@ async fn a_job_that_somebody_else_deletes_while_it_is_to_make_room_leaves_its_ru
     assert_eq!(status.last_runs[0].outcome, Outcome::Indeterminate, "{:?}", status.last_runs);
     assert!(status.last_runs[0].message.contains("deleted by somebody else"), "{:?}", status.last_runs);
     Stage::assert_sum(&status, Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_gone_while_it_may_not_be_deleted_here_makes_room_and_leaves_its_run_in_doubt() {
+    let stage = Stage::new(103).await;
+    let replica = stage.replica("one");
+    replica.lead(10);
+    let rule = FaultRule::new(Fault::Refuse { code: 403, retry_after: None });
+    stage.lab.sandbox.faults().add(rule.client("one").verb(Verb::Delete).resource("jobs"));
+    let spec = json!({ "interval": "10s", "concurrencyPolicy": "Replace", "jobTemplate": template() });
+    stage.create("report", spec).await;
+    let first = until_jobs(&stage, 1).await.remove(0).name_any();
+    stage.pass(Duration::from_secs(12)).await;
+    jobs(&stage).delete(&first, &DeleteParams::background()).await.unwrap();
+    let status = stage.until("report", "the next run", |status| status.counts.ran == 2).await;
+    assert_eq!(status.last_runs[0].outcome, Outcome::Indeterminate, "{:?}", status.last_runs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_at_most_once_run_whose_job_was_certainly_not_created_is_made_by_the_next_leader() {
+    let stage = Stage::new(104).await;
+    let one = stage.replica("one");
+    one.lead(10);
+    create(&stage, json!({ "guarantee": "AtMostOnce", "timeout": "10m" })).await;
+    let creations = at_creations(&stage, Fault::Refuse { code: 429, retry_after: None });
+    trigger(&stage, "1").await;
+    stage.until("report", "the intent", |status| status.active.len() == 1).await;
+    stage.pass(Duration::from_secs(5)).await;
+    one.handle.drained(one.clock.boot() + Duration::from_secs(20)).await;
+    one.lose();
+    stage.lab.sandbox.faults().remove(creations);
+    let two = stage.replica("two");
+    two.lead(20);
+    let job = until_jobs(&stage, 1).await.remove(0);
+    complete(&stage, &job.name_any()).await;
+    let status = stage.until("report", "the end", |status| status.active.is_empty()).await;
+    assert_eq!((status.last_runs[0].outcome, created(&stage)), (Outcome::Succeeded, 1), "{:?}", status.last_runs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_waits_while_the_action_is_edited_is_stored_anew_before_it_is_made() {
+    let stage = Stage::new(105).await;
+    let (one, two) = (stage.replica("one"), stage.replica("two"));
+    one.lead(10);
+    stage.target.next(Duration::ZERO, BROKEN);
+    let retry = json!({ "maxAttempts": 3, "initial": "10s", "max": "10s" });
+    stage.create("report", json!({ "schedule": "0 0 * * *", "retry": retry })).await;
+    stage.until("report", "a status", |status| !status.conditions.is_empty()).await;
+    trigger(&stage, "1").await;
+    stage.until("report", "the second attempt", |status| status.active.values().any(|run| run.attempt == 2)).await;
+    stage.edit("report", json!({ "spec": { "jobTemplate": template(), "http": null } })).await;
+    let job = until_jobs(&stage, 1).await.remove(0);
+    let stored = stage.status("report").await;
+    assert_eq!(stored.active.values().next().unwrap().action, Some(ActionKind::JobTemplate));
+    one.vanish(&stage, "one").await;
+    two.lead(20);
+    stage.pass(Duration::from_secs(30)).await;
+    complete(&stage, &job.name_any()).await;
+    let status = stage.until("report", "the end", |status| status.active.is_empty()).await;
+    assert_eq!((status.last_runs[0].outcome, status.last_runs[0].attempt), (Outcome::Succeeded, 2));
+    assert_eq!((created(&stage), stage.target.seen().len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_jobs_of_triggers_are_tidied_away_though_no_slot_has_come_due_since() {
+    let stage = Stage::new(106).await;
+    let replica = stage.replica("one");
+    replica.lead(10);
+    stage.pass(Duration::from_mins(1)).await;
+    create(&stage, json!({ "successfulJobsHistoryLimit": 1 })).await;
+    for value in ["a", "b", "c", "d"] {
+        trigger(&stage, value).await;
+        stage.until("report", "a run", |status| status.active.len() == 1).await;
+        stage.pass(Duration::from_secs(20)).await;
+        let all = jobs(&stage).list(&ListParams::default()).await.unwrap().items;
+        let open = all.iter().find(|job| job.status.as_ref().is_none_or(|status| status.conditions.is_none())).unwrap();
+        complete(&stage, &open.name_any()).await;
+        stage.until("report", "its end", |status| status.active.is_empty()).await;
+    }
+    until_jobs(&stage, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,16 +247,22 @@ async fn a_hand_over_does_not_wait_for_a_job_that_cannot_be_created(#[case] faul
     assert_eq!(status.last_runs[0].outcome, Outcome::Succeeded);
 }
 
-/// The Job that was created goes on, and the spec is not valid any more when the next leader comes.
+/// The Job that was created goes on or is gone, and the spec is not valid any more when the next leader comes.
 #[rstest]
-#[case::it_completes(true, Outcome::Succeeded)]
-#[case::it_is_gone(false, Outcome::Indeterminate)]
+#[case::it_completes(true, "AtLeastOnce", Outcome::Succeeded, 1)]
+#[case::it_is_gone(false, "AtLeastOnce", Outcome::Interrupted, 2)]
+#[case::it_is_gone_and_at_most_once(false, "AtMostOnce", Outcome::Indeterminate, 1)]
 #[tokio::test(start_paused = true)]
-async fn a_job_is_followed_though_its_spec_is_not_valid_any_more(#[case] completes: bool, #[case] expected: Outcome) {
+async fn a_job_is_followed_though_its_spec_is_not_valid_any_more(
+    #[case] completes: bool,
+    #[case] guarantee: &str,
+    #[case] expected: Outcome,
+    #[case] jobs_in_all: usize,
+) {
     let stage = Stage::new(97).await;
     let (one, two) = (stage.replica("one"), stage.replica("two"));
     one.lead(10);
-    create(&stage, json!({})).await;
+    create(&stage, json!({ "guarantee": guarantee })).await;
     trigger(&stage, "1").await;
     let job = until_jobs(&stage, 1).await.remove(0);
     stage.edit("report", json!({ "spec": { "timeZone": "Nowhere/Else" } })).await;
@@ -189,12 +275,14 @@ async fn a_job_is_followed_though_its_spec_is_not_valid_any_more(#[case] complet
         jobs(&stage).delete(&job.name_any(), &DeleteParams::background()).await.unwrap();
     }
     two.lead(20);
-    let status = stage.until("report", "the end", |status| status.active.is_empty()).await;
+    let status = stage.until("report", "the end", |status| !status.last_runs.is_empty()).await;
     assert_eq!(status.last_runs[0].outcome, expected, "{:?}", status.last_runs);
+    stage.pass(Duration::from_secs(30)).await;
+    assert_eq!(created(&stage), 1, "there is nothing to create it by");
     stage.edit("report", json!({ "spec": { "timeZone": "UTC" } })).await;
     stage.until("report", "that it is valid", |status| ready(status).0 == ConditionStatus::True).await;
     stage.pass(Duration::from_secs(30)).await;
-    assert_eq!(created(&stage), 1, "it is not created again");
+    assert_eq!(created(&stage), jobs_in_all);
 }
 
 #[rstest]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rstest::rstest;
 
 use super::*;
@@ -204,6 +205,11 @@ fn the_job_of_a_run_whose_end_is_not_recorded_stays_and_so_does_one_of_a_later_s
     assert_eq!(names(&jobs, &open), ["job-3", "job-1"]);
     let earlier = Tidy { until: "2026-01-02T00:00:00Z".parse().unwrap(), ..tidy(0, 0) };
     assert_eq!(names(&jobs, &earlier), ["job-2", "job-1"]);
+    // A triggered run's slot is later than the mark; its Job has been there for long.
+    jobs[2].metadata.creation_timestamp = Some(Time("2026-01-03T00:00:01Z".parse().unwrap()));
+    let by_age = |older_than: &str| Tidy { older_than: older_than.parse().unwrap(), ..earlier.clone() };
+    assert_eq!(names(&jobs, &by_age("2026-01-03T00:00:02Z")), ["job-3", "job-2", "job-1"]);
+    assert_eq!(names(&jobs, &by_age("2026-01-03T00:00:01Z")), ["job-2", "job-1"]);
     jobs[0].metadata.owner_references.as_mut().unwrap()[0].controller = None;
     assert_eq!(names(&jobs, &tidy(0, 0)), ["job-3", "job-2"]);
 }
@@ -216,6 +222,7 @@ fn tidy(successful: usize, failed: usize) -> Tidy {
         failed,
         open: std::collections::BTreeSet::new(),
         until: "2026-02-01T00:00:00Z".parse().unwrap(),
+        older_than: Timestamp::UNIX_EPOCH,
         guard: attempt(None).guard,
     }
 }
