@@ -101,6 +101,8 @@ pub struct Tidy {
     pub successful: usize,
     /// How many others stay.
     pub failed: usize,
+    /// The id of the run whose end has just been recorded.
+    pub ended: String,
     /// The ids of its runs whose end is not recorded: what they have left behind is how their end will be known.
     pub open: BTreeSet<String>,
     /// A run of a later slot may have begun since `open` was known,

@@ -220,7 +220,7 @@ impl Engine {
             }
             WriteKind::Finished(id) => {
                 job.runs.remove(id);
-                self.tidy(job);
+                self.tidy(job, id);
             }
             WriteKind::LeftOpen(id) => {
                 job.runs.remove(id);

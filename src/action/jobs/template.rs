@@ -196,9 +196,11 @@ pub(super) fn surplus<'a>(jobs: &'a [DynamicObject], tidy: &Tidy) -> Vec<&'a Dyn
     let is_old = |job: &DynamicObject| {
         job.metadata.creation_timestamp.as_ref().is_some_and(|created| created.0 < tidy.older_than)
     };
+    let has_begun_before =
+        |job: &DynamicObject| is_old(job) || label_of(job, SLOT_LABEL).is_some_and(|slot| slot <= &*until);
     let is_recorded = |job: &DynamicObject| {
-        label_of(job, RUN_ID_LABEL).is_some_and(|run| !tidy.open.contains(run))
-            && (label_of(job, SLOT_LABEL).is_some_and(|slot| slot <= &*until) || is_old(job))
+        label_of(job, RUN_ID_LABEL)
+            .is_some_and(|run| run == tidy.ended || (!tidy.open.contains(run) && has_begun_before(job)))
     };
     let is_ours = |job: &&DynamicObject| job.metadata.deletion_timestamp.is_none() && is_owned(job, &tidy.uid);
     let mut ended: Vec<_> = jobs

@@ -112,8 +112,8 @@ impl Engine {
         });
     }
 
-    /// Removes what ended runs have left behind, beside everything else.
-    pub(in super::super) fn tidy(&self, job: &Job) {
+    /// Removes what runs have left behind whose ends are recorded, beside everything else. `ended` is the newest one.
+    pub(in super::super) fn tidy(&self, job: &Job, ended: &str) {
         let (Some(office), Some(status)) = (&self.office, &job.status) else { return };
         if job.compiled.policy.action != ActionKind::JobTemplate {
             return;
@@ -123,6 +123,7 @@ impl Engine {
             uid: job.uid.clone(),
             successful: job.compiled.limits.successful,
             failed: job.compiled.limits.failed,
+            ended: ended.to_owned(),
             open: status.active.keys().cloned().collect(),
             until: status.mark.min(self.now()).timestamp(),
             older_than: self.now().timestamp().saturating_sub(CLOCKS_APART_MAX).unwrap_or(Timestamp::MIN),

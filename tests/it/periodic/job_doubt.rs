@@ -154,17 +154,17 @@ async fn the_jobs_of_triggers_are_tidied_away_though_no_slot_has_come_due_since(
     let replica = stage.replica("one");
     replica.lead(10);
     stage.pass(Duration::from_mins(1)).await;
-    create(&stage, json!({ "successfulJobsHistoryLimit": 1 })).await;
-    for value in ["a", "b", "c", "d"] {
+    create(&stage, json!({ "successfulJobsHistoryLimit": 0 })).await;
+    for (value, takes) in [("a", 20), ("b", 1), ("c", 20), ("d", 1)] {
         trigger(&stage, value).await;
         stage.until("report", "a run", |status| status.active.len() == 1).await;
-        stage.pass(Duration::from_secs(20)).await;
+        stage.pass(Duration::from_secs(takes)).await;
         let all = jobs(&stage).list(&ListParams::default()).await.unwrap().items;
         let open = all.iter().find(|job| job.status.as_ref().is_none_or(|status| status.conditions.is_none())).unwrap();
         complete(&stage, &open.name_any()).await;
         stage.until("report", "its end", |status| status.active.is_empty()).await;
+        until_jobs(&stage, 0).await;
     }
-    until_jobs(&stage, 1).await;
 }
 
 #[tokio::test(start_paused = true)]

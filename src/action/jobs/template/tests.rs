@@ -207,6 +207,8 @@ fn the_job_of_a_run_whose_end_is_not_recorded_stays_and_so_does_one_of_a_later_s
     assert_eq!(names(&jobs, &earlier), ["job-2", "job-1"]);
     // A triggered run's slot is later than the mark; its Job has been there for long.
     jobs[2].metadata.creation_timestamp = Some(Time("2026-01-03T00:00:01Z".parse().unwrap()));
+    let ended = Tidy { ended: "3".to_owned(), ..earlier.clone() };
+    assert_eq!(names(&jobs, &ended), ["job-3", "job-2", "job-1"], "its end has just been recorded");
     let by_age = |older_than: &str| Tidy { older_than: older_than.parse().unwrap(), ..earlier.clone() };
     assert_eq!(names(&jobs, &by_age("2026-01-03T00:00:02Z")), ["job-3", "job-2", "job-1"]);
     assert_eq!(names(&jobs, &by_age("2026-01-03T00:00:01Z")), ["job-2", "job-1"]);
@@ -220,6 +222,7 @@ fn tidy(successful: usize, failed: usize) -> Tidy {
         uid: UID.into(),
         successful,
         failed,
+        ended: "4".to_owned(),
         open: std::collections::BTreeSet::new(),
         until: "2026-02-01T00:00:00Z".parse().unwrap(),
         older_than: Timestamp::UNIX_EPOCH,
