@@ -460,7 +460,10 @@ impl Engine {
         let in_office = self.office.is_some() && self.planning == Planning::Open;
         let term = self.office.as_ref().map(|office| &office.name);
         let is_ours = |run: &&Run| matches!(run.state, RunState::Waiting) && Some(&run.intent.term) == term;
-        let waits = job.runs.values().filter(is_ours);
+        // One that waits for another action is written anew by the next step, and has no time of its own until then.
+        let action = job.compiled.policy.action;
+        let waits = job.runs.iter().filter(|(id, run)| !run.waits_for_another_action(id, &job.left_running, action));
+        let waits = waits.map(|(_, run)| run).filter(is_ours);
         let retry = waits.map(|run| run.intent.not_before).min();
         let wall = [job.wake, retry].into_iter().flatten().min().filter(|_| in_office && !job.busy);
         let boot = self.clock.boot();

@@ -8,6 +8,7 @@
 //! A Job that ends is a complete answer, a failed one too: its pods were tried as often as its `backoffLimit` says. What is
 //! tried again here is the creation. A Job that is deleted before its end was seen leaves the run in doubt.
 
+mod deletion;
 mod sights;
 mod template;
 
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::template::{TemplateError, check, job_name};
 use self::{
+    deletion::Deletion,
     sights::{Lookout, Sight, Sights},
-    template::Verdict,
 };
 use super::{Action, ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Tidy, Trial};
 use crate::{
@@ -369,54 +370,6 @@ impl JobRunner {
             }
         }
         Ok(())
-    }
-}
-
-/// The deletion of a Job that is to make room.
-enum Deletion<'a> {
-    NotAsked,
-    UnderWay(BoxFuture<'a, bool>),
-    /// The API server has taken it: the Job goes when its pods are gone.
-    Accepted,
-    /// The Job was gone already, by somebody else's hand, who may have left its pods behind.
-    NotOurs,
-}
-
-impl Deletion<'_> {
-    const fn is_not_asked(&self) -> bool {
-        matches!(self, Self::NotAsked)
-    }
-
-    /// Whether it was taken, when that is known.
-    async fn answer(&mut self) -> bool {
-        match self {
-            Self::UnderWay(answer) => answer.await,
-            _ => std::future::pending().await,
-        }
-    }
-
-    /// A Job that is being deleted may count the pods that are stopped for it as failed ones: that is no end of its own.
-    fn lets_stand(&self, verdict: Option<Verdict>) -> Option<Verdict> {
-        verdict.filter(|verdict| !matches!(self, Self::Accepted) || verdict.kind == EndKind::JobSucceeded)
-    }
-
-    /// How an attempt ended whose Job is gone and had not ended by itself.
-    fn end_of(&self, name: &str) -> AttemptEnd {
-        match self {
-            Self::Accepted => {
-                let how = format!("and its Job {name} was deleted with its pods");
-                end(EndKind::Replaced { certain: true }, replaced(&how))
-            }
-            Self::NotOurs | Self::UnderWay(_) => {
-                let how = format!("but its Job {name} was deleted by somebody else; what it has done is not known");
-                end(EndKind::Replaced { certain: false }, replaced(&how))
-            }
-            Self::NotAsked => {
-                let message =
-                    format!("the Job {name} was deleted before its end was seen; what it has done is not known");
-                end(EndKind::JobGone, message)
-            }
-        }
     }
 }
 
