@@ -4,6 +4,11 @@
 //! it **received** the record. Only a release written by that very term takes a barrier away early. A Lease that vanished,
 //! was emptied or was edited takes none away, and puts up one of its own: whoever led then may not know yet.
 //!
+//! A barrier lasts as long as the longest duration that this replica has seen on the Lease, and not only what the record
+//! shows now: while a roll-out lowers the duration, a term of the longer one may go on behind a Lease that was deleted or
+//! edited. The longest duration is forgotten when nothing from its time can be valid any more: when this replica has
+//! acquired itself, when the last term that it knows of has released, and when a term has been seen to renew for that long.
+//!
 //! A holder that is not Tenure's gets a grace besides: it may work on for a while after its lease, and it says nothing of
 //! the end of its work when it releases. Its release is an empty holder: from then on the grace alone is waited for, if the
 //! foreign holder was in office for a lease duration before. A name that somebody has just written into the Lease would
@@ -32,10 +37,14 @@ pub(super) enum Readiness {
 pub(super) struct Barriers {
     terms: BTreeMap<Holder, Barrier>,
     vacancy: Option<Vacancy>,
-    /// The holder that was seen last, if it was not Tenure's.
-    last_foreign: Option<Holder>,
+    /// The holder that was seen last, until the Lease was empty.
+    last: Option<Holder>,
     /// The empty record that such a holder has left.
     left_by_foreigner: Option<Content>,
+    /// The longest duration of a record from whose time a term may still be valid.
+    longest: Duration,
+    /// When a record of that duration was seen last.
+    longest_seen: BootTime,
 }
 
 /// What the barriers are built with.
@@ -49,11 +58,12 @@ pub(super) struct Waits {
 
 #[derive(Debug)]
 struct Barrier {
+    uid: String,
     content: Content,
-    /// The largest duration that this term has shown, and at least this replica's own: an edit that lowers it hurries
-    /// nobody, not even a replica that never saw the term as it was before.
+    /// How long its records have kept this replica away. An edit that lowers the duration hurries nobody, not even a
+    /// replica that never saw the term as it was before.
     duration: Duration,
-    /// When it was first seen in office, with these transitions.
+    /// When it was first seen in office, with these transitions and nobody else in between.
     first_seen: BootTime,
     expires: BootTime,
 }
@@ -70,32 +80,50 @@ impl Barriers {
     /// Takes note of a record that another term holds, or none does.
     pub(super) fn observe(&mut self, record: &Record, now: BootTime, waits: Waits) {
         let content = &record.content;
+        if content.duration.max(waits.own_lease) >= self.longest {
+            self.longest = content.duration.max(waits.own_lease);
+            self.longest_seen = now;
+        }
         match (&content.holder, &record.released) {
             (Some(holder), _) => {
-                self.last_foreign = Some(holder.clone()).filter(Holder::is_foreign);
-                self.observe_term(holder, content, now, waits);
+                self.observe_term(holder, record, now, waits);
+                self.last = Some(holder.clone());
             }
-            (None, Some(nonce)) => self.terms.retain(|holder, _| holder.nonce() != nonce),
+            (None, Some(nonce)) => {
+                self.last = None;
+                self.terms.retain(|holder, _| holder.nonce() != nonce);
+                if self.terms.is_empty() && self.vacancy.is_none() {
+                    self.longest = Duration::ZERO;
+                }
+            }
             (None, None) if self.left_by_foreigner.as_ref() == Some(content) => {}
             (None, None) => {
-                if !self.observe_foreign_release(content, now, waits) {
-                    self.observe_vacancy(record, now + waits.own_lease.max(content.duration));
+                if !self.observe_foreign_release(record, now, waits) {
+                    self.observe_vacancy(record, now + self.longest);
                 }
             }
         }
     }
 
-    fn observe_term(&mut self, holder: &Holder, content: &Content, now: BootTime, waits: Waits) {
+    fn observe_term(&mut self, holder: &Holder, record: &Record, now: BootTime, waits: Waits) {
+        let content = &record.content;
         let known = self.terms.get(holder);
         if known.is_some_and(|known| known.content == *content) {
             return;
         }
-        let duration = known.map_or(waits.own_lease, |known| known.duration).max(content.duration);
-        let same_term = known.filter(|known| known.content.transitions == content.transitions);
+        let same_term = known
+            .filter(|known| known.content.transitions == content.transitions && self.last.as_ref() == Some(holder));
         let first_seen = same_term.map_or(now, |known| known.first_seen);
+        let settled = first_seen.max(self.longest_seen) + self.longest;
+        if same_term.is_some_and(|known| content.write > known.content.write) && now >= settled {
+            // It has renewed for so long that whoever else was valid when it was first seen has ended.
+            self.longest = waits.own_lease.max(content.duration);
+        }
+        let duration = self.longest;
         let grace = if holder.is_foreign() { waits.foreign_grace } else { Duration::ZERO };
         let expires = now + duration + grace;
-        self.terms.insert(holder.clone(), Barrier { content: content.clone(), duration, first_seen, expires });
+        let (uid, content) = (record.uid.clone(), content.clone());
+        self.terms.insert(holder.clone(), Barrier { uid, content, duration, first_seen, expires });
         if self.terms.len() > TERMS_REMEMBERED_MAX {
             let first = self.terms.iter().min_by_key(|(_, barrier)| barrier.expires).map(|(holder, _)| holder.clone());
             first.and_then(|holder| self.terms.remove(&holder));
@@ -103,12 +131,12 @@ impl Barriers {
     }
 
     /// Whether an empty record is the release of the foreign holder that was seen last.
-    fn observe_foreign_release(&mut self, content: &Content, now: BootTime, waits: Waits) -> bool {
-        let foreign = self.last_foreign.take();
+    fn observe_foreign_release(&mut self, record: &Record, now: BootTime, waits: Waits) -> bool {
+        let content = &record.content;
+        let foreign = self.last.take().filter(Holder::is_foreign);
         let barrier = foreign.and_then(|foreign| self.terms.get_mut(&foreign));
-        let Some(barrier) = barrier.filter(|barrier| barrier.content.transitions == content.transitions) else {
-            return false;
-        };
+        let same = |barrier: &&mut Barrier| barrier.uid == record.uid && barrier.content.is_left_by_same_hand(content);
+        let Some(barrier) = barrier.filter(same) else { return false };
         barrier.expires = (now + waits.foreign_grace).max(barrier.first_seen + barrier.duration);
         self.left_by_foreigner = Some(content.clone());
         true
@@ -124,10 +152,12 @@ impl Barriers {
 
     /// Forgets everything: this replica has just acquired, so nothing stands any more.
     pub(super) fn clear(&mut self) {
-        self.terms.clear();
-        self.vacancy = None;
-        self.last_foreign = None;
-        self.left_by_foreigner = None;
+        *self = Self::default();
+    }
+
+    /// The longest duration of a record from whose time a term may still be valid.
+    pub(super) fn longest(&self) -> Duration {
+        self.longest
     }
 
     /// When the last barrier expires.

@@ -190,14 +190,14 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
             last_office: None,
             drain_awaited: false,
             post,
+            place,
+            longer_lease_told: false,
             watch_anew,
             standing,
             report,
             requests: FuturesUnordered::new(),
         };
         run.run(watched, contention_view, release_view, done).await;
-        // It is given up when the work of the last term has ended.
-        drop(place);
     };
     tasks.spawn("elector", looping).detach();
     Ok(Elector {

@@ -12,6 +12,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 
+use super::timing::lease_end_after;
+use crate::clock::BootTime;
+
 /// The annotation with the number of the write, on every write of ours.
 pub const WRITE_ANNOTATION: &str = "tenure.dev/write";
 
@@ -21,6 +24,21 @@ pub const RELEASED_ANNOTATION: &str = "tenure.dev/released";
 
 /// The annotation with the place of the holder, which a process has to itself: [`super::Place`].
 pub const PLACE_ANNOTATION: &str = "tenure.dev/place";
+
+/// The annotation with the time at which a holder that has a place sent its write: nanoseconds of `CLOCK_BOOTTIME` of the
+/// kernel that the place names. A successor in that place reads the same clock.
+pub const SENT_ANNOTATION: &str = "tenure.dev/sent";
+
+/// The field manager of every write of ours. A value that another manager wrote last is no evidence of what a holder did.
+pub const FIELD_MANAGER: &str = "tenure";
+
+/// The largest duration that a Lease is believed to have: the largest that an elector can be given. Without a bound, a
+/// mistyped number would keep every replica away for as long as its process lives.
+const DURATION_MAX: Duration = super::timing::LEASE_DURATION_MAX;
+
+/// The digits of a boot's name and of a nonce, in lowercase hexadecimal.
+const BOOT_DIGITS: usize = 8;
+const NONCE_DIGITS: usize = 16;
 
 /// Who holds a Lease: one term of one process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +79,11 @@ pub struct Content {
     pub transitions: i32,
     /// Where the holder is, if it is alone there.
     pub place: Option<String>,
+    /// When the holder sent this, on the clock of its place.
+    pub sent: Option<BootTime>,
+    /// Who else than an elector of Tenure wrote some of this last, and when, as far as `metadata.managedFields` tells. A
+    /// manifest that is put back after another term shows what was seen before, but somebody else has written it.
+    editors: Vec<(String, Option<Timestamp>)>,
     acquire_time: Option<Timestamp>,
     renew_time: Option<Timestamp>,
 }
@@ -81,15 +104,35 @@ impl Holder {
         self.0.rsplit_once('_').map_or(self.0.as_str(), |(_, nonce)| nonce)
     }
 
-    /// Whether the name is not of the shape that Tenure gives: another client holds the Lease. client-go's names have one
-    /// underscore, and a pod's name has none.
+    /// Whether the name is not of the very shape that Tenure gives: another client holds the Lease. client-go's names are
+    /// `HOST_UUID`, and a host's name may have underscores of its own.
     pub fn is_foreign(&self) -> bool {
-        self.0.matches('_').count() < 2
+        self.parts().is_none_or(|(pod, boot, nonce)| {
+            pod.is_empty() || !is_hex(boot, BOOT_DIGITS) || !is_hex(nonce, NONCE_DIGITS)
+        })
+    }
+
+    /// Pod, boot and nonce; the pod's part may hold underscores.
+    fn parts(&self) -> Option<(&str, &str, &str)> {
+        let (process, nonce) = self.0.rsplit_once('_')?;
+        let (pod, boot) = process.rsplit_once('_')?;
+        Some((pod, boot, nonce))
     }
 
     /// As `holderIdentity` shows it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Content {
+    /// Whether nobody but the client of another make that wrote this can have written `later`: such a client keeps the
+    /// transitions and what an elector left in the metadata, and remains the one who wrote the holder.
+    pub fn is_left_by_same_hand(&self, later: &Self) -> bool {
+        let names = |content: &Self| content.editors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        (self.transitions, self.write, &self.place, self.sent)
+            == (later.transitions, later.write, &later.place, later.sent)
+            && names(self) == names(later)
     }
 }
 
@@ -105,12 +148,24 @@ impl Identity {
         Self { place, ..self }
     }
 
-    /// Whether the holder of `content` was another process in the very place that this one has to itself. The name of the
-    /// pod is compared too: a client of another make leaves the annotation of the holder before it where it was.
-    pub fn succeeds(&self, content: &Content) -> bool {
-        let Some(holder) = &content.holder else { return false };
-        let pod = holder.0.rsplit_once('_').and_then(|(process, _)| process.rsplit_once('_')).map(|(pod, _)| pod);
-        self.place.is_some() && self.place == content.place && pod == Some(&*self.pod) && !self.owns(holder)
+    /// Whether `record` is the last sign of another process in the very place that this one has to itself, at a time at
+    /// which nobody else can have acquired since: that process is dead, and its term with it.
+    ///
+    /// A record alone proves nothing: an old manifest that somebody puts back shows a dead holder in the right place, too.
+    /// But until the end of the lease that was written at `sent`, no other replica can have taken over from a holder that
+    /// did not release; and whoever leaves office alive gives its place another name ([`super::Place`]).
+    /// The name of the pod is compared too: a client of another make leaves the annotations of the holder before it.
+    pub fn succeeds(&self, record: &Record, own_lease: Duration, now: BootTime) -> bool {
+        let content = &record.content;
+        let Some((holder, sent)) = content.holder.as_ref().zip(content.sent) else { return false };
+        let pod = holder.parts().map(|(pod, ..)| pod);
+        let lease = own_lease.min(content.duration);
+        self.place.is_some()
+            && self.place == content.place
+            && pod == Some(&*self.pod)
+            && !self.owns(holder)
+            && content.editors.is_empty()
+            && now < sent + lease_end_after(lease)
     }
 
     /// The holder of the term `nonce` of this process.
@@ -120,14 +175,18 @@ impl Identity {
 
     /// Whether `holder` is a term of this very process.
     pub fn owns(&self, holder: &Holder) -> bool {
-        holder.0.rsplit_once('_').and_then(|(process, _)| process.rsplit_once('_')) == Some((&*self.pod, &*self.boot))
+        holder.parts().is_some_and(|(pod, boot, _)| (pod, boot) == (&*self.pod, &*self.boot))
     }
 
-    fn sign(&self, annotations: &mut BTreeMap<String, String>) {
-        match &self.place {
-            Some(place) => annotations.insert(PLACE_ANNOTATION.to_owned(), place.clone()),
-            None => annotations.remove(PLACE_ANNOTATION),
-        };
+    /// Says where this process is and when it writes, if it is alone there; else takes away what another one said.
+    fn sign(&self, annotations: &mut BTreeMap<String, String>, sent: BootTime) {
+        if let Some(place) = &self.place {
+            annotations.insert(PLACE_ANNOTATION.to_owned(), place.clone());
+            annotations.insert(SENT_ANNOTATION.to_owned(), sent.as_nanos().to_string());
+        } else {
+            annotations.remove(PLACE_ANNOTATION);
+            annotations.remove(SENT_ANNOTATION);
+        }
     }
 
     /// The order in which replicas let each other go first: a hash of the identity (FNV-1a).
@@ -165,91 +224,128 @@ impl Record {
         let content = Content {
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()).map(Holder),
             write: annotation(WRITE_ANNOTATION).and_then(|text| text.parse().ok()),
-            duration: Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0)),
+            duration: Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0))
+                .min(DURATION_MAX),
             transitions: spec.lease_transitions.unwrap_or(0),
             place: annotation(PLACE_ANNOTATION).cloned(),
+            sent: annotation(SENT_ANNOTATION).and_then(|text| text.parse().ok()).map(BootTime::from_nanos),
             acquire_time: spec.acquire_time.map(|time| time.0),
             renew_time: spec.renew_time.map(|time| time.0),
+            editors: editors(&lease),
         };
         let released = annotation(RELEASED_ANNOTATION)
             .and_then(|text| text.split_once('@'))
             .filter(|(_, at)| content.holder.is_none() && at.parse() == Ok(content.transitions))
+            .filter(|_| content.editors.is_empty())
             .map(|(nonce, _)| nonce.to_owned());
         Ok(Self { uid, resource_version, content, released, lease: Box::new(lease) })
     }
 
-    /// The Lease that begins the term `holder` of `identity`.
-    pub fn acquired(&self, identity: &Identity, holder: &Holder, write: u64, seconds: i32, wall: Timestamp) -> Lease {
-        let spec = acquired_spec(holder, seconds, self.content.transitions.saturating_add(1), wall);
-        self.written(spec, write, |annotations| {
+    /// The Lease that begins the term `holder`.
+    pub fn acquired(&self, pen: &Pen<'_>, holder: &Holder, seconds: i32) -> Lease {
+        let spec = acquired_spec(holder, seconds, self.content.transitions.saturating_add(1), pen.wall);
+        self.written(spec, pen, |annotations| {
             annotations.remove(RELEASED_ANNOTATION);
-            identity.sign(annotations);
         })
     }
 
     /// The Lease that prolongs the term that this record shows.
-    pub fn renewed(&self, write: u64, wall: Timestamp) -> Lease {
-        let spec = LeaseSpec { renew_time: Some(MicroTime(wall)), ..self.lease.spec.clone().unwrap_or_default() };
-        self.written(spec, write, |_| ())
+    pub fn renewed(&self, pen: &Pen<'_>) -> Lease {
+        let spec = LeaseSpec { renew_time: Some(MicroTime(pen.wall)), ..self.lease.spec.clone().unwrap_or_default() };
+        self.written(spec, pen, |_| ())
     }
 
     /// The Lease that ends the term `nonce`, which this record shows.
-    pub fn released_by(&self, nonce: &str, write: u64, wall: Timestamp) -> Lease {
+    pub fn released_by(&self, pen: &Pen<'_>, nonce: &str) -> Lease {
         let spec = LeaseSpec {
             holder_identity: Some(String::new()),
-            renew_time: Some(MicroTime(wall)),
+            renew_time: Some(MicroTime(pen.wall)),
             ..self.lease.spec.clone().unwrap_or_default()
         };
         let released = format!("{nonce}@{}", self.content.transitions);
-        self.written(spec, write, |annotations| {
+        self.written(spec, pen, |annotations| {
             annotations.insert(RELEASED_ANNOTATION.to_owned(), released);
         })
     }
 
-    fn written(&self, spec: LeaseSpec, write: u64, annotate: impl FnOnce(&mut BTreeMap<String, String>)) -> Lease {
+    fn written(&self, spec: LeaseSpec, pen: &Pen<'_>, annotate: impl FnOnce(&mut BTreeMap<String, String>)) -> Lease {
         let mut lease = (*self.lease).clone();
         // Left out, they are kept by the API server; sent, they are two thirds of the bytes.
         lease.metadata.managed_fields = None;
         let annotations = lease.metadata.annotations.get_or_insert_default();
-        annotations.insert(WRITE_ANNOTATION.to_owned(), write.to_string());
+        pen.sign(annotations);
         annotate(annotations);
         lease.spec = Some(spec);
         lease
     }
 }
 
+/// Who writes a Lease, as which write of this process, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Pen<'a> {
+    /// The process that writes.
+    pub identity: &'a Identity,
+    /// The number of the write.
+    pub write: u64,
+    /// Now, on the clock of its place.
+    pub sent: BootTime,
+    /// Now, as the time of day, for people.
+    pub wall: Timestamp,
+}
+
+impl Pen<'_> {
+    fn sign(&self, annotations: &mut BTreeMap<String, String>) {
+        annotations.insert(WRITE_ANNOTATION.to_owned(), self.write.to_string());
+        self.identity.sign(annotations, self.sent);
+    }
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Who else than an elector was the last to write what a holder says of itself: its name, the number of its term, or an
+/// annotation of Tenure's. Nobody, where the server keeps no record of it. A label that somebody sets is none of these.
+fn editors(lease: &Lease) -> Vec<(String, Option<Timestamp>)> {
+    let entries = lease.metadata.managed_fields.iter().flatten();
+    let others = entries.filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
+    let speaking = others.filter(|entry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        let has = |path: &[&str], field: &dyn Fn(&str) -> bool| {
+            let found = path.iter().try_fold(fields?, |fields, name| fields.get(name));
+            found.and_then(|found| found.as_object()).map(|found| found.keys().any(|name| field(name)))
+        };
+        has(&["f:spec"], &|name| matches!(name, "f:holderIdentity" | "f:leaseTransitions")) == Some(true)
+            || has(&["f:metadata", "f:annotations"], &|name| name.starts_with("f:tenure.dev/")) == Some(true)
+    });
+    speaking.map(|entry| (entry.manager.clone().unwrap_or_default(), entry.time.as_ref().map(|time| time.0))).collect()
+}
+
 /// A Lease that nobody holds, where there is none: what a replica that must wait puts there to wait on.
-pub fn vacant(name: &str, namespace: &str, write: u64, seconds: i32, wall: Timestamp) -> Lease {
+pub fn vacant(named: (&str, &str), pen: &Pen<'_>, seconds: i32) -> Lease {
     let spec = LeaseSpec {
         holder_identity: Some(String::new()),
         lease_duration_seconds: Some(seconds),
         lease_transitions: Some(0),
-        renew_time: Some(MicroTime(wall)),
+        renew_time: Some(MicroTime(pen.wall)),
         ..LeaseSpec::default()
     };
-    new_lease(name, namespace, write, spec)
+    new_lease(named, pen, spec)
 }
 
 /// The Lease that begins the first term, where there is none yet.
-pub fn created(
-    (namespace, name): (&str, &str),
-    identity: &Identity,
-    holder: &Holder,
-    write: u64,
-    seconds: i32,
-    wall: Timestamp,
-) -> Lease {
-    let mut lease = new_lease(name, namespace, write, acquired_spec(holder, seconds, 1, wall));
-    identity.sign(lease.metadata.annotations.get_or_insert_default());
-    lease
+pub fn created(named: (&str, &str), pen: &Pen<'_>, holder: &Holder, seconds: i32) -> Lease {
+    new_lease(named, pen, acquired_spec(holder, seconds, 1, pen.wall))
 }
 
-fn new_lease(name: &str, namespace: &str, write: u64, spec: LeaseSpec) -> Lease {
+fn new_lease((namespace, name): (&str, &str), pen: &Pen<'_>, spec: LeaseSpec) -> Lease {
+    let mut annotations = BTreeMap::new();
+    pen.sign(&mut annotations);
     Lease {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(namespace.to_owned()),
-            annotations: Some(BTreeMap::from([(WRITE_ANNOTATION.to_owned(), write.to_string())])),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         },
         spec: Some(spec),
@@ -269,7 +365,28 @@ fn acquired_spec(holder: &Holder, seconds: i32, transitions: i32, wall: Timestam
 
 #[cfg(test)]
 pub(super) mod testing {
-    use super::{Lease, Record};
+    use super::{Holder, Identity, Lease, Pen, Record, created};
+    use crate::clock::BootTime;
+    use jiff::Timestamp;
+
+    /// The term `number` of `identity`.
+    pub(crate) fn term(identity: &Identity, number: u64) -> Holder {
+        identity.holder(&nonce(number))
+    }
+
+    /// A nonce as an elector draws it.
+    pub(crate) fn nonce(number: u64) -> String {
+        format!("{number:016x}")
+    }
+
+    /// The process `boot` in `pod`.
+    pub(crate) fn process(pod: &str, boot: u64) -> Identity {
+        Identity::new(pod, &format!("{boot:08x}"))
+    }
+
+    pub(crate) fn pen(identity: &Identity, write: u64) -> Pen<'_> {
+        Pen { identity, write, sent: BootTime::default(), wall: Timestamp::UNIX_EPOCH }
+    }
 
     /// What the API server would answer to `lease`, written as version `resource_version` of object `uid`.
     pub(crate) fn stored(mut lease: Lease, uid: &str, resource_version: u64) -> Record {
@@ -277,95 +394,13 @@ pub(super) mod testing {
         lease.metadata.resource_version = Some(resource_version.to_string());
         Record::read(lease).expect("a stored Lease can be read")
     }
+
+    /// The Lease that term `number` of `identity` creates, as the API server has it.
+    pub(crate) fn held(identity: &Identity, number: u64, seconds: i32, resource_version: u64) -> Record {
+        let lease = created(("ns", "main"), &pen(identity, 1), &term(identity, number), seconds);
+        stored(lease, "u", resource_version)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{testing::stored, *};
-
-    fn wall() -> Timestamp {
-        "2026-01-01T00:00:00.123456Z".parse().expect("a timestamp")
-    }
-
-    fn first() -> (Identity, Record) {
-        let identity = Identity::new("pod-0", "b0");
-        let record = stored(created(("ns", "main"), &identity, &identity.holder("n1"), 1, 15, wall()), "u", 5);
-        (identity, record)
-    }
-
-    #[test]
-    fn a_release_speaks_for_its_own_term_only() {
-        let (identity, held) = first();
-        assert_eq!(held.released, None);
-        let released = stored(held.released_by("n1", 2, wall()), "u", 6);
-        assert_eq!(released.content.holder, None);
-        assert_eq!(released.released.as_deref(), Some("n1"));
-        let acquired = stored(released.acquired(&identity, &identity.holder("n2"), 3, 15, wall()), "u", 7);
-        assert_eq!(acquired.released, None);
-        assert_eq!(acquired.content.transitions, 2);
-    }
-
-    #[test]
-    fn a_release_that_another_client_left_in_the_metadata_is_not_believed() {
-        let (_, held) = first();
-        let mut lease = held.released_by("n1", 2, wall());
-        let spec = lease.spec.get_or_insert_default();
-        spec.lease_transitions = Some(9);
-        assert_eq!(stored(lease.clone(), "u", 8).released, None, "other transitions");
-        lease.spec.get_or_insert_default().holder_identity = Some("somebody".to_owned());
-        lease.spec.get_or_insert_default().lease_transitions = Some(1);
-        assert_eq!(stored(lease, "u", 9).released, None, "held");
-    }
-
-    #[test]
-    fn every_write_carries_uid_and_version_of_what_it_replaces() {
-        let (identity, held) = first();
-        let holder = identity.holder("n2");
-        let acquired = held.acquired(&identity, &holder, 2, 15, wall());
-        for lease in [held.renewed(2, wall()), held.released_by("n1", 2, wall()), acquired] {
-            assert_eq!(lease.metadata.uid.as_deref(), Some("u"));
-            assert_eq!(lease.metadata.resource_version.as_deref(), Some("5"));
-        }
-    }
-
-    #[test]
-    fn a_process_knows_its_own_terms() {
-        let (identity, held) = first();
-        let holder = held.content.holder.expect("held");
-        assert!(identity.owns(&holder));
-        assert_eq!(holder.nonce(), "n1");
-        assert!(!Identity::new("pod-0", "b1").owns(&holder));
-        assert!(!Identity::new("od-0", "b0").owns(&holder));
-        assert!(!Identity::new("pod", "0_b0").owns(&Holder("bob".to_owned())));
-    }
-
-    #[test]
-    fn a_restarted_process_knows_its_predecessor_by_the_place_that_it_has_to_itself() {
-        let in_place = |boot: &str, place: &str| Identity::new("pod-0", boot).in_place(Some(place.to_owned()));
-        let held_by = |identity: &Identity| {
-            let lease = created(("ns", "main"), identity, &identity.holder("n1"), 1, 15, wall());
-            stored(lease, "u", 5)
-        };
-        let (dead, restarted) = (in_place("b0", "uid-1"), in_place("b1", "uid-1"));
-        let held = held_by(&dead);
-        assert!(restarted.succeeds(&held.content));
-        assert!(!dead.succeeds(&held.content), "it is itself");
-        assert!(!in_place("b1", "uid-2").succeeds(&held.content), "a pod of the same name that was made anew");
-        assert!(!Identity::new("pod-0", "b1").succeeds(&held.content), "it has no lock");
-        assert!(!restarted.succeeds(&held_by(&Identity::new("pod-0", "b0")).content), "the holder has no lock");
-        // Another client keeps the annotations, and replaces the holder.
-        let mut lease = held.renewed(2, wall());
-        lease.spec.get_or_insert_default().holder_identity = Some("pod-1_b7_n9".to_owned());
-        assert!(!restarted.succeeds(&stored(lease, "u", 6).content));
-        // A term without a place takes the annotation of the one before away.
-        let other = Identity::new("pod-0", "b2");
-        let acquired = stored(held.acquired(&other, &other.holder("n3"), 3, 15, wall()), "u", 7);
-        assert!(!restarted.succeeds(&acquired.content));
-    }
-
-    #[test]
-    fn a_lease_without_a_version_is_refused_by_name() {
-        let message = Record::read(Lease::default()).expect_err("no version").to_string();
-        assert!(message.contains("metadata.resourceVersion is absent"), "{message}");
-    }
-}
+mod tests;

@@ -37,6 +37,13 @@ pub const RANK_JITTER_MAX: Duration = Duration::from_millis(200);
 /// The shortest deadline of one try; below it a healthy API server could miss it.
 pub const TRY_DEADLINE_MIN: Duration = Duration::from_millis(100);
 
+/// The shortest pause between two tries, however little remains and however fast the API server refuses.
+pub const TRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// How late a renewal may be, at most, before a standby asks whether its watch has missed it; also how often it goes on
+/// asking. Together with [`RANK_JITTER_MAX`] it leaves something of the second within which a leader is to be replaced.
+pub const OVERDUE_MAX: Duration = Duration::from_millis(600);
+
 /// The longest lease that can be asked for: one day. The field itself would take 68 years.
 pub const LEASE_DURATION_MAX: Duration = Duration::from_hours(24);
 
@@ -164,7 +171,12 @@ impl Timing {
 
     /// L as the Lease's field holds it.
     pub fn lease_seconds(&self) -> i32 {
-        i32::try_from(self.lease.as_secs()).unwrap_or(i32::MAX)
+        Self::seconds(self.lease)
+    }
+
+    /// A duration as the Lease's field holds it.
+    pub fn seconds(duration: Duration) -> i32 {
+        i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
     }
 
     /// Until when a write that was sent at `sent` makes its term valid.
@@ -199,20 +211,27 @@ impl Timing {
         (self.lease / 6).max(TRY_DEADLINE_MIN)
     }
 
-    /// How long a standby that waits for a leader's end hears nothing before it asks by itself. A renewal comes every third
-    /// of a lease: half of one without any leaves room for a slow clock and a slow answer.
-    pub fn silence(&self) -> Duration {
-        self.lease / 2
+    /// How late a renewal may be before a standby asks, and how often it goes on asking.
+    pub fn overdue(&self) -> Duration {
+        OVERDUE_MAX.min(self.lease / 10)
     }
 
-    /// The pause after a failed try while `remains` is left of the term.
-    pub fn pause(&self, remains: Duration) -> Duration {
-        self.retry_period.min(remains / 6)
+    /// The longest time between two renewals of a lease of `duration` that a clock may show while nothing is late: a third
+    /// of it, by a slow clock of the leader and a fast one here.
+    pub fn pace_max(duration: Duration) -> Duration {
+        duration / 3 * (100 + CLOCK_RATE_ERROR_PERCENT) / (100 - CLOCK_RATE_ERROR_PERCENT)
     }
 
-    /// The pause after a failed try when no term is at stake.
-    pub fn retry_period(&self) -> Duration {
-        self.retry_period
+    /// The pause after a failed try while `remains` is left of the term, if the server asked for `asked`. A leader may wait
+    /// for no more than half of what remains: a pause that costs the term helps nobody.
+    pub fn pause(&self, remains: Duration, asked: Option<Duration>) -> Duration {
+        let own = self.retry_period.min(remains / 6);
+        own.max(asked.unwrap_or_default().min(remains / 2)).max(TRY_PAUSE_MIN)
+    }
+
+    /// The pause after a failed try when no term is at stake, if the server asked for `asked`: a lease duration at most.
+    pub fn calm_pause(&self, asked: Option<Duration>) -> Duration {
+        self.retry_period.max(asked.unwrap_or_default().min(self.lease)).max(TRY_PAUSE_MIN)
     }
 
     /// What a holder that is not Tenure's gets besides its lease, and after its release.

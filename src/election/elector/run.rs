@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, api::PostParams};
+use kube::{Api, api::PostParams, core::Status};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
@@ -16,7 +16,8 @@ use super::{
         leadership::Standing,
         machine::{Action, Contention, Event, Lost, Machine, ReadOutcome, Tenure, WriteOutcome},
         observer::ElectorObserver,
-        record::Record,
+        place::Place,
+        record::{FIELD_MANAGER, Record},
         timing::Timing,
         watchdog::Post,
     },
@@ -47,6 +48,10 @@ pub(super) struct Loop {
     /// Whether the end of the work of the term in office is already being waited for.
     pub(super) drain_awaited: bool,
     pub(super) post: Arc<Post>,
+    /// Given up when the work of the last term has ended.
+    pub(super) place: Option<Place>,
+    /// Whether it has been said that the Lease shows a longer duration than this replica's own.
+    pub(super) longer_lease_told: bool,
     pub(super) watch_anew: Arc<Notify>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) report: watch::Sender<ElectorReport>,
@@ -170,7 +175,7 @@ impl Loop {
                 }
                 Action::Revoke(lost) => self.revoke(lost),
                 Action::WatchAnew => {
-                    tracing::info!(lease = %self.lease, "The watch of the Lease has missed a change: it is opened anew");
+                    tracing::debug!(lease = %self.lease, "A renewal is overdue: the watch of the Lease is opened again");
                     self.watch_anew.notify_one();
                 }
                 Action::Retire => retired = true,
@@ -212,6 +217,13 @@ impl Loop {
     fn revoke(&mut self, lost: Lost) {
         let Some(office) = self.office.take() else { return };
         office.revoke();
+        // Before anything else is written: what the Lease shows of this place from now on was not left by a death.
+        if let Some(place) = &mut self.place {
+            if let Err(error) = place.leave_office() {
+                tracing::warn!(lease = %self.lease, %error, "The place of this process keeps the name of a term that ended");
+            }
+            self.machine.move_to(Some(place.name().to_owned()));
+        }
         tracing::info!(lease = %self.lease, reason = lost.reason(), "Left office");
         self.observer.term_ended(lost);
         self.report.send_modify(|report| {
@@ -277,7 +289,14 @@ impl Loop {
         }
     }
 
-    fn tell(&self, now: BootTime) {
+    fn tell(&mut self, now: BootTime) {
+        if let Some(shown) = self.machine.longer_lease().filter(|_| !self.longer_lease_told) {
+            self.longer_lease_told = true;
+            tracing::warn!(
+                lease = %self.lease, lease_seconds = shown.as_secs(), own_seconds = self.timing.lease().as_secs(),
+                "The Lease shows a longer duration than this replica's: do not delete it before the longer one has passed"
+            );
+        }
         let holder = self.machine.holder().map(|holder| holder.as_str().to_owned());
         let valid_until = self.office.as_ref().map(|office| office.valid_until());
         self.report.send_modify(|report| {
@@ -292,17 +311,23 @@ impl Loop {
         self.request(async move { leases.get_opt(&name).await }, move |answer| match answer {
             Ok(Some(lease)) => match Record::read(lease) {
                 Ok(record) => (Event::Read { id, outcome: ReadOutcome::Found(record) }, None),
-                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(Failure::other(&error))),
+                Err(error) => {
+                    let outcome = ReadOutcome::Failed { retry_after: None };
+                    (Event::Read { id, outcome }, Some(Failure::other(&error)))
+                }
             },
             Ok(None) => (Event::Read { id, outcome: ReadOutcome::Absent }, None),
-            Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error)),
+            Err(failure) => {
+                let outcome = ReadOutcome::Failed { retry_after: failure.retry_after };
+                (Event::Read { id, outcome }, Some(failure))
+            }
         });
     }
 
     fn write(&self, write: u64, lease: Lease, verb: WriteVerb, sent: BootTime) {
         tracing::debug!(lease = %self.lease, write, ?verb, ?sent, "Writing the Lease");
         let (leases, name) = (self.leases.clone(), self.name.clone());
-        let params = PostParams { field_manager: Some("tenure".to_owned()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let request = async move {
             match verb {
                 WriteVerb::Create => leases.create(&params, &lease).await,
@@ -318,7 +343,9 @@ impl Loop {
                     Err(error) => (WriteOutcome::Unclear, Some(Failure::other(&error))),
                 },
                 Ok(Err(Refusal::Conflict)) => (WriteOutcome::Conflict, None),
-                Ok(Err(Refusal::Refused(failure))) => (WriteOutcome::Refused, Some(failure)),
+                Ok(Err(Refusal::Refused(failure))) => {
+                    (WriteOutcome::Refused { retry_after: failure.retry_after }, Some(failure))
+                }
                 Err(failure) => (WriteOutcome::Unclear, Some(failure)),
             };
             (Event::Answered { write, outcome }, error)
@@ -361,16 +388,22 @@ enum Refusal {
 pub(super) struct Failure {
     message: String,
     forbidden: bool,
+    /// The pause that the server asks for, as `details.retryAfterSeconds` of its status says.
+    retry_after: Option<Duration>,
 }
 
 impl Failure {
     fn of(error: &kube::Error) -> Self {
-        let forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
-        Self { message: explain_answer(error), forbidden }
+        let status = if let kube::Error::Api(status) = error { Some(status) } else { None };
+        Self {
+            message: explain_answer(error),
+            forbidden: status.is_some_and(|status| status.code == 403),
+            retry_after: status.and_then(|status| retry_after(status)),
+        }
     }
 
     fn other(error: &dyn std::error::Error) -> Self {
-        Self { message: error.to_string(), forbidden: false }
+        Self { message: error.to_string(), forbidden: false, retry_after: None }
     }
 }
 
@@ -380,10 +413,19 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
     match error {
         kube::Error::Api(status) if status.code == 409 => Ok(Refusal::Conflict),
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
-            Ok(Refusal::Refused(Failure { message: status.message.clone(), forbidden: status.code == 403 }))
+            Ok(Refusal::Refused(Failure {
+                message: status.message.clone(),
+                forbidden: status.code == 403,
+                retry_after: retry_after(&status),
+            }))
         }
         other => Err(other),
     }
+}
+
+fn retry_after(status: &Status) -> Option<Duration> {
+    let seconds = status.details.as_ref()?.retry_after_seconds;
+    Some(Duration::from_secs(u64::from(seconds))).filter(|pause| !pause.is_zero())
 }
 
 async fn until(clock: &SharedClock, at: Option<BootTime>) {

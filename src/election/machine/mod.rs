@@ -5,20 +5,25 @@
 //! - **An unclear answer confirms nothing.** A read that shows write n confirms n only, from n's own send time; a write
 //!   stays open until a read or an answer settles it, and a late answer counts.
 //! - **Evidence revokes at once**: a newer record of another term, a Lease that is gone, emptied or edited.
-//! - **A standby waits** for everything that it has seen ([`Barriers`]), on its own clock, and reads before it acquires on
-//!   an expiry.
-//! - **A silent watch is not believed**: a standby that hears of no renewal asks, and has the watch opened anew if it missed
-//!   one. A dead watch would show it a leader's last sign of life only when the lease has run out, and it would then wait
-//!   for another one.
-//! - **A term that has ended is released** by a compare-and-swap, once its work has ended; this process never acquires over
-//!   its own unreleased record, and never writes over another's.
+//! - **Every answer counts, however late.** Where answers take longer than a try, a replica that waits for the one it asked
+//!   for last would never learn anything.
+//! - **A standby waits** for everything that it has seen ([`Barriers`]), on its own clock, and before it acquires on an
+//!   expiry it has asked whether the leader is really silent.
+//! - **A silent watch is not believed**: a standby that hears of no renewal by the pace of those before asks, goes on asking,
+//!   and has the watch opened anew. A dead watch would show it a leader's last sign of life only when the lease has run out,
+//!   and it would then wait for another one.
+//! - **A term that has ended is released** by a compare-and-swap, once its work has ended, and only over a record that is
+//!   certainly its own: one that this process's own write has stored, or that it saw while nobody else can have acquired.
+//!   A record of an earlier term of this process, or of this one after another's, is an old manifest that somebody has put
+//!   back. It is another term's: it revokes, and it is waited for.
+//! - **A try that failed is followed by a pause**, of what the server asks for if that leaves the term time.
 
 mod decide;
 mod hear;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -33,6 +38,14 @@ use crate::clock::BootTime;
 /// Writes whose fate is unknown, at most. One is added per failed try; at the shortest pause of a 1 s lease that is seconds
 /// without any answer, long after the term has ended.
 const OPEN_WRITES_MAX: usize = 64;
+
+/// Reads that were sent within half of a lease and are under way, at most: a slow one, and one beside it in case that hangs
+/// on a dead connection. What takes longer is not waited for, though its answer still counts.
+const OPEN_READS_MAX: usize = 2;
+
+/// The same for a leader, whose tries are short: the slow ones of an outage must not keep it from asking what has become of
+/// its renewal.
+const OPEN_READS_LEADING_MAX: usize = 8;
 
 /// What happened.
 #[derive(Debug, Clone)]
@@ -73,7 +86,7 @@ pub enum Contention {
 pub(super) enum ReadOutcome {
     Found(Record),
     Absent,
-    Failed,
+    Failed { retry_after: Option<Duration> },
 }
 
 #[derive(Debug, Clone)]
@@ -83,7 +96,7 @@ pub(super) enum WriteOutcome {
     /// It was certainly not stored: something else was there.
     Conflict,
     /// It was certainly not stored: the server would not take it.
-    Refused,
+    Refused { retry_after: Option<Duration> },
     /// Nobody knows.
     Unclear,
 }
@@ -167,11 +180,21 @@ pub(super) struct Machine {
     latest: Latest,
     /// The newest version seen of the Lease, whether it still exists or not: older news is no news.
     newest: u64,
-    /// When `latest` was heard of.
+    /// When `latest` was heard of: the last sign of whoever holds the Lease.
     heard_at: BootTime,
+    /// The last two intervals between such signs of the present holder.
+    intervals: [Option<Duration>; 2],
+    /// The newest question, or event of the watch, that has shown `latest`.
+    asked_at: BootTime,
+    /// Whether the watch has been opened anew since the last sign.
+    reopened: bool,
     barriers: Barriers,
     effort: Effort,
+    /// No write is sent before this: the last one failed a moment ago.
+    next_try: BootTime,
     open: BTreeMap<u64, OpenWrite>,
+    /// Reads under way.
+    reading: BTreeMap<u64, OpenRead>,
     writes: u64,
     reads: u64,
     stopping: bool,
@@ -187,11 +210,18 @@ enum Phase {
     },
     Leading(Box<InOffice>),
     /// A term of this process has ended; its record may still stand.
-    Leaving {
-        holder: Holder,
-        work_ended: bool,
-    },
+    Leaving(Leaving),
     Retired,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    holder: Holder,
+    work_ended: bool,
+    /// The version of the Lease that is certainly this term's: it may be released.
+    proved: Option<u64>,
+    /// Something else has been seen in the Lease: what shows this term from now on is an old manifest.
+    superseded: bool,
 }
 
 #[derive(Debug)]
@@ -201,6 +231,8 @@ struct InOffice {
     record: Record,
     confirmed: u64,
     confirmed_sent: BootTime,
+    /// The newest version that is certainly this term's.
+    proved: u64,
     drained: bool,
 }
 
@@ -214,9 +246,19 @@ enum Latest {
 /// The one thing that is being waited for.
 #[derive(Debug, Clone, Copy)]
 enum Effort {
-    Rest { until: BootTime },
-    Write { deadline: BootTime, write: u64 },
-    Read { deadline: BootTime, id: u64, floor: u64 },
+    Rest {
+        until: BootTime,
+    },
+    Write {
+        deadline: BootTime,
+        write: u64,
+    },
+    /// Slow, if its time is up, and what goes on is the pause after a failed try.
+    Read {
+        deadline: BootTime,
+        id: u64,
+        slow: bool,
+    },
 }
 
 /// Whether anything stands in the way of an acquisition.
@@ -232,6 +274,21 @@ struct OpenWrite {
     sent: BootTime,
     /// The version that it replaces; `None` for a create.
     base: Option<u64>,
+    /// Its answer will not come.
+    lost: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OpenRead {
+    sent: BootTime,
+    /// The newest version that was known when it was sent.
+    floor: u64,
+}
+
+impl Leaving {
+    fn of(holder: Holder, work_ended: bool, proved: Option<u64>) -> Self {
+        Self { holder, work_ended, proved, superseded: false }
+    }
 }
 
 impl Machine {
@@ -254,9 +311,14 @@ impl Machine {
             latest: Latest::Unread,
             newest: 0,
             heard_at: BootTime::default(),
+            intervals: [None; 2],
+            asked_at: BootTime::default(),
+            reopened: false,
             barriers: Barriers::default(),
             effort: Effort::Rest { until: BootTime::default() },
+            next_try: BootTime::default(),
             open: BTreeMap::new(),
+            reading: BTreeMap::new(),
             writes: 0,
             reads: 0,
             stopping: false,
@@ -283,14 +345,27 @@ impl Machine {
         match &self.phase {
             Phase::Retired => None,
             Phase::Standby if matches!(self.effort, Effort::Rest { .. }) => self.standby_wake(),
+            // What a read is to show may be known already: then it ends with the wait.
+            Phase::Standby if self.leaps() => effort.min(self.ready_at()),
             Phase::Leading(office) => {
                 let due =
                     if matches!(self.effort, Effort::Rest { .. }) { Some(self.renewal_due(office)) } else { effort };
                 due.min(Some(self.timing.valid_until(office.confirmed_sent)))
             }
-            Phase::Leaving { work_ended: false, .. } if matches!(self.effort, Effort::Rest { .. }) => None,
-            Phase::Standby | Phase::Acquiring { .. } | Phase::Leaving { .. } => effort,
+            Phase::Leaving(leaving) if !leaving.work_ended && matches!(self.effort, Effort::Rest { .. }) => None,
+            Phase::Standby | Phase::Acquiring { .. } | Phase::Leaving(_) => effort,
         }
+    }
+
+    /// This process has another place to itself from now on, or none.
+    pub(super) fn move_to(&mut self, place: Option<String>) {
+        self.identity = self.identity.clone().in_place(place);
+    }
+
+    /// The duration that the Lease shows, if it is longer than this replica's own.
+    pub(super) fn longer_lease(&self) -> Option<Duration> {
+        let Latest::Found(record) = &self.latest else { return None };
+        Some(record.content.duration).filter(|shown| *shown > self.timing.lease())
     }
 
     /// Who holds the Lease, as far as this replica knows.
@@ -310,19 +385,45 @@ impl Machine {
         self.stopping || self.contention == Contention::StandAside
     }
 
+    /// Whether a standby that waits for an answer need not wait for it once everything has expired.
+    fn leaps(&self) -> bool {
+        matches!(self.effort, Effort::Read { .. })
+            && self.contention == Contention::Contend
+            && self.ready_at().is_some()
+            && self.is_sighted()
+    }
+
     fn standby_wake(&self) -> Option<BootTime> {
         let Effort::Rest { until } = self.effort else { return None };
         let vacate = matches!(self.latest, Latest::Absent) && self.fresh_until.is_none();
         if matches!(self.latest, Latest::Unread) || vacate {
             return Some(until);
         }
-        let next = self.ready_at().map_or(until, |ready_at| ready_at.min(self.silent_at()));
+        let next = self.ready_at().map_or(until, |ready_at| ready_at.min(self.ask_at()));
         (self.contention == Contention::Contend).then(|| until.max(next))
     }
 
-    /// When the watch has been silent for so long that it may be dead.
-    fn silent_at(&self) -> BootTime {
-        self.heard_at + self.timing.silence()
+    /// When a renewal is so late that it may have been missed.
+    fn overdue_at(&self) -> Option<BootTime> {
+        let Latest::Found(record) = &self.latest else { return None };
+        let pace = hear::pace(self.intervals, record.content.duration);
+        record.content.holder.is_some().then(|| self.heard_at + pace + self.timing.overdue())
+    }
+
+    /// When to ask for a renewal that is late, again and again: it may come at any time, while the watch is dead. Where
+    /// nobody renews, for whatever else may come.
+    fn ask_at(&self) -> BootTime {
+        self.overdue_at().map_or_else(
+            || self.heard_at.max(self.asked_at) + self.timing.lease() / 3,
+            |overdue_at| overdue_at.max(self.asked_at + self.timing.overdue()),
+        )
+    }
+
+    /// Whether it is known that the leader is silent, and not only the watch: a question that was sent when a renewal was
+    /// overdue has been answered, or one that was sent when there was nothing more to wait for.
+    fn is_sighted(&self) -> bool {
+        let due = self.overdue_at().into_iter().chain(self.ready_at()).min();
+        due.is_none_or(|due| self.asked_at >= due)
     }
 
     fn ready_at(&self) -> Option<BootTime> {
