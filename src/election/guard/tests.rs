@@ -101,16 +101,3 @@ async fn a_held_tick_never_aborts_the_process() {
     assert!(matches!(office.look(clock.boot() + LEASE * 2), Verdict::Revoked(_)));
     assert!(matches!(office.look(clock.boot() + LEASE * 3), Verdict::Revoked(_)));
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_gate_lets_nothing_through_after_the_end() {
-    use tower::{Layer, ServiceExt};
-    let clock = clock();
-    let term = Term::new(office(&clock));
-    let echo = tower::service_fn(|text: &'static str| async move { Ok::<_, std::io::Error>(text) });
-    let gated = GateLayer::new(term.guard()).layer(echo);
-    assert_eq!(gated.clone().oneshot("in").await.expect("the term is valid"), "in");
-    term.office().revoke();
-    let refused = gated.oneshot("out").await.expect_err("the term has ended");
-    assert!(refused.is::<TermEnded>());
-}

@@ -7,32 +7,44 @@
 //! Every answer's `Date` header is noted with the time it was asked for ([`ApiServer::date`]): that is how a replica
 //! finds out that its wall clock is wrong.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod credentials;
+mod date;
+mod gate;
+mod plugin;
+mod transport;
 
-use futures::FutureExt;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
 use http::{Request, Response};
-use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use kube::{
     Client, Config,
     client::{Body, ConfigExt},
 };
 use tokio::sync::watch;
-use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
+use self::{credentials::Credentials, date::Heard, gate::Gate, transport::Network};
+pub use self::{gate::GatedConnector, plugin::PluginError};
 use crate::{
-    clock::{self, BootTime, SharedClock},
-    election::{Gate, GateLayer, Guard},
+    clock::{BootTime, SharedClock},
+    election::Guard,
 };
 
 /// The way to one API server. Clones share their connections.
 #[derive(Clone)]
 pub struct ApiServer {
-    transport: Transport,
+    way: Arc<dyn Way>,
     finish: Arc<dyn Fn(Transport) -> Client + Send + Sync>,
     namespace: String,
     clock: SharedClock,
-    date: watch::Sender<Option<DateSeen>>,
+    heard: Heard,
+    /// The gated client of each term in office.
+    gated: Arc<Mutex<Vec<(Guard, Client)>>>,
 }
 
 /// The time of day as the API server gave it in one answer.
@@ -54,10 +66,28 @@ pub enum ConnectError {
     /// The TLS settings or the credentials of the configuration cannot be used.
     #[error("the Kubernetes client configuration cannot be used: {0}")]
     Config(#[source] Box<kube::Error>),
+    /// The exec plugin of the configuration gives no credentials.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     /// A proxy would stand between the gate and the API server.
     #[error("the Kubernetes client configuration names the proxy {0}: expected none, connections are made directly")]
     Proxy(http::Uri),
 }
+
+/// What carries requests to an API server.
+trait Way: Send + Sync + 'static {
+    /// For requests that may be sent at any time.
+    fn plain(&self) -> Transport;
+
+    /// For requests whose first byte asks `guard`. Nothing else is sent over the same connections.
+    fn gated(&self, guard: &Guard) -> Transport;
+
+    /// Has what is yet to be sent go over new connections.
+    fn renew(&self);
+}
+
+/// A service in this process. There is no connection: what is polled is sent.
+struct InProcess(Transport);
 
 type Answer = Response<http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>>;
 type Transport = BoxCloneSyncService<Request<Body>, Answer, BoxError>;
@@ -79,26 +109,17 @@ impl ApiServer {
             return Err(ConnectError::Proxy(proxy));
         }
         config.default_retry = false;
-        config.connect_timeout = Some(config.connect_timeout.map_or(CONNECT_TIMEOUT, |set| set.min(CONNECT_TIMEOUT)));
         let failed = |error| ConnectError::Config(Box::new(error));
-        let https = config.rustls_https_connector().map_err(failed)?;
-        let mut connector = hyper_timeout::TimeoutConnector::new(https);
-        connector.set_connect_timeout(config.connect_timeout);
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-        let transport = ServiceExt::<Request<Body>>::map_err(http, BoxError::from);
-        let auth = config.auth_layer().map_err(failed)?;
         let base_uri = config.base_uri_layer();
         let headers = config.extra_headers_layer().map_err(failed)?;
         let namespace = config.default_namespace.clone();
         let finish_namespace = namespace.clone();
         let finish = move |transport: Transport| {
             let addressed = ServiceBuilder::new().layer(base_uri.clone()).layer(headers.clone());
-            match &auth {
-                Some(auth) => Client::new(addressed.service(auth.layer(transport)), finish_namespace.clone()),
-                None => Client::new(addressed.service(transport), finish_namespace.clone()),
-            }
+            Client::new(addressed.service(transport), finish_namespace.clone())
         };
-        Ok(Self::new(transport, finish, namespace, clock))
+        let way = Network::new(Credentials::load(config, clock.clone())?);
+        Ok(Self::new(Arc::new(way), finish, namespace, clock))
     }
 
     /// An API server that answers in this process: a router, or any tower service.
@@ -112,47 +133,61 @@ impl ApiServer {
         B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let finish_namespace = namespace.to_owned();
-        let transport = ServiceExt::<Request<Body>>::map_err(service, Into::into);
+        let service = ServiceExt::<Request<Body>>::map_err(service, Into::into).map_response(|answer: Response<B>| {
+            answer.map(|body| http_body_util::BodyExt::boxed_unsync(http_body_util::BodyExt::map_err(body, Into::into)))
+        });
         Self::new(
-            transport,
+            Arc::new(InProcess(BoxCloneSyncService::new(service))),
             move |transport| Client::new(transport, finish_namespace.clone()),
             namespace.to_owned(),
             clock,
         )
     }
 
-    fn new<S, B>(
-        transport: S,
+    fn new(
+        way: Arc<dyn Way>,
         finish: impl Fn(Transport) -> Client + Send + Sync + 'static,
         namespace: String,
         clock: SharedClock,
-    ) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<B>, Error = BoxError, Future: Send>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
-        let (date, _) = watch::channel(None);
-        let observe = DateLayer { clock: clock.clone(), date: date.clone() };
-        let boxed = transport.map_response(|answer: Response<B>| {
-            answer.map(|body| http_body_util::BodyExt::boxed_unsync(http_body_util::BodyExt::map_err(body, Into::into)))
-        });
-        let transport = BoxCloneSyncService::new(observe.layer(boxed));
-        Self { transport, finish: Arc::new(finish), namespace, clock, date }
+    ) -> Self {
+        let heard = Heard::new(clock.clone());
+        Self { way, finish: Arc::new(finish), namespace, clock, heard, gated: Arc::default() }
     }
 
     /// A client for reads, and for facts that may be written at any time.
     pub fn client(&self) -> Client {
-        (self.finish)(self.transport.clone())
+        self.finish(self.way.plain())
     }
 
-    /// A client whose every request is let through only while `guard` says yes. The gate is the innermost layer.
-    pub fn gated_client(&self, guard: Guard) -> Client {
-        let gated: Gate<Transport> = GateLayer::new(guard).layer(self.transport.clone());
-        (self.finish)(BoxCloneSyncService::new(gated))
+    /// A client that asks `guard` where the first byte of each request is written: after the pool, name resolution, connect
+    /// and TLS. It has connections of its own, and sends nothing a second time. A request that is refused was certainly not
+    /// sent, and its error is [`kube::Error::Service`] of a [`crate::TermEnded`].
+    ///
+    /// All callers for one term share one client; a term that has ended makes room.
+    pub fn gated_client(&self, guard: &Guard) -> Client {
+        let mut gated = self.gated.lock().unwrap_or_else(PoisonError::into_inner);
+        gated.retain(|(guard, _)| guard.check().is_ok());
+        if let Some((_, client)) = gated.iter().find(|(known, _)| known.is_of_the_term_of(guard)) {
+            return client.clone();
+        }
+        let client = self.finish(self.way.gated(guard));
+        gated.push((guard.clone(), client.clone()));
+        client
+    }
+
+    /// Has requests that are yet to be sent go over new connections; those on their way go on. For whoever finds that the
+    /// API server at the other end errs, or is silent: there may be another behind the same address.
+    pub fn renew_connections(&self) {
+        self.way.renew();
+    }
+
+    /// Until when the API server has last asked to be left alone (`Retry-After`): at most 30 s from its answer.
+    pub fn not_before(&self) -> BootTime {
+        self.heard.not_before()
+    }
+
+    fn finish(&self, transport: Transport) -> Client {
+        (self.finish)(BoxCloneSyncService::new(self.heard.around(transport)))
     }
 
     /// The namespace that the configuration names.
@@ -167,7 +202,7 @@ impl ApiServer {
 
     /// The newest `Date` header seen, over all clients made here.
     pub fn date(&self) -> watch::Receiver<Option<DateSeen>> {
-        self.date.subscribe()
+        self.heard.date.subscribe()
     }
 }
 
@@ -177,62 +212,16 @@ impl fmt::Debug for ApiServer {
     }
 }
 
-/// Notes the `Date` header of each answer.
-#[derive(Clone)]
-struct DateLayer {
-    clock: SharedClock,
-    date: watch::Sender<Option<DateSeen>>,
-}
-
-#[derive(Clone)]
-struct DateService<S> {
-    inner: S,
-    observe: DateLayer,
-}
-
-impl<S> Layer<S> for DateLayer {
-    type Service = DateService<S>;
-
-    fn layer(&self, inner: S) -> DateService<S> {
-        DateService { inner, observe: self.clone() }
-    }
-}
-
-impl DateLayer {
-    fn note<B>(&self, sent: BootTime, answer: &Response<B>) {
-        let header = answer.headers().get(http::header::DATE).and_then(|value| value.to_str().ok());
-        let Some(server) = header.and_then(parse_date) else { return };
-        self.date.send_replace(Some(DateSeen { server, wall: self.clock.wall(), sent, received: self.clock.boot() }));
-    }
-}
-
-fn parse_date(header: &str) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(header).ok()
-}
-
-impl<S, B> Service<Request<Body>> for DateService<S>
-where
-    S: Service<Request<Body>, Response = Response<B>, Error = BoxError, Future: Send + 'static>,
-    B: 'static,
-{
-    type Response = Response<B>;
-    type Error = BoxError;
-    type Future = futures::future::BoxFuture<'static, Result<Response<B>, BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
+impl Way for InProcess {
+    fn plain(&self) -> Transport {
+        self.0.clone()
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (observe, sent) = (self.observe.clone(), self.observe.clock.boot());
-        let answer = self.inner.call(request);
-        async move {
-            let answer = clock::timeout(&*observe.clock, ANSWER_HEAD_MAX, answer).await??;
-            observe.note(sent, &answer);
-            Ok(answer)
-        }
-        .boxed()
+    fn gated(&self, guard: &Guard) -> Transport {
+        BoxCloneSyncService::new(Gate::new(self.0.clone(), guard.clone()))
     }
+
+    fn renew(&self) {}
 }
 
 #[cfg(test)]
@@ -266,12 +255,5 @@ mod tests {
         let message =
             ApiServer::from_config(config, crate::clock::SystemClock::shared()).expect_err("a proxy").to_string();
         assert!(message.contains("http://proxy:3128"), "{message}");
-    }
-
-    #[test]
-    fn the_date_of_an_answer_is_read_as_http_writes_it() {
-        let parsed = parse_date("Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(parsed, Some("1994-11-06T08:49:37Z".parse().expect("a timestamp")));
-        assert_eq!(parse_date("yesterday"), None);
     }
 }
