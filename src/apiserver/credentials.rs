@@ -24,7 +24,7 @@ use super::{
     CONNECT_TIMEOUT, ConnectError, plugin,
     transport::{self, MakePool},
 };
-use crate::clock::{BootTime, SharedClock};
+use crate::clock::{self, BootTime, SharedClock};
 
 /// Credentials are loaded anew so long before they expire, but not in the first four fifths of their life.
 const RENEW_AHEAD: SignedDuration = SignedDuration::from_secs(60);
@@ -34,6 +34,9 @@ const FILES_AGAIN: Duration = Duration::from_secs(60);
 
 /// Between two loads there is at least this: every request may be answered by a 401.
 const RELOAD_PAUSE: Duration = Duration::from_secs(10);
+
+/// A request that has nothing valid to send waits for the load at most this long, and then goes out as it is.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The credentials of one API server, and how to connect with them.
 pub(super) struct Credentials {
@@ -130,8 +133,10 @@ impl Credentials {
         }
         if expired {
             let mut loading = self.loading.subscribe();
-            // The sender is in `self`: it cannot be gone.
-            loading.wait_for(|loading| !loading).await.map(drop).unwrap_or_default();
+            let loaded = clock::timeout(&*self.clock, WAIT_MAX, loading.wait_for(|loading| !loading)).await;
+            if loaded.is_err() {
+                tracing::debug!("The credentials for the API server have expired, and new ones are slow to come");
+            }
         }
     }
 

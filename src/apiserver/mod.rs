@@ -96,7 +96,7 @@ type Transport = BoxCloneSyncService<Request<Body>, Answer, BoxError>;
 /// list over a connection that is half open would hang for as long as the kernel believes in it.
 const ANSWER_HEAD_MAX: Duration = Duration::from_secs(30);
 
-/// How long a connection attempt may take. Every request has a deadline of its own besides.
+/// How long a connection attempt may take, TLS included. Every request has a deadline of its own besides.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl ApiServer {
@@ -224,36 +224,5 @@ impl Way for InProcess {
     fn renew(&self) {}
 }
 
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use jiff::SignedDuration;
-    use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::{Api, api::ListParams};
-
-    use super::*;
-    use crate::clock::{Clock, RATE_ONE, SimulatedClock};
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_never_answered_ends_with_an_error() {
-        let clock = SimulatedClock::new(Timestamp::UNIX_EPOCH, RATE_ONE, SignedDuration::ZERO);
-        let silent = tower::service_fn(|_: Request<Body>| {
-            std::future::pending::<Result<Response<http_body_util::Empty<bytes::Bytes>>, Infallible>>()
-        });
-        let api = ApiServer::from_service(silent, "default", clock.clone());
-        let maps: Api<ConfigMap> = Api::all(api.client());
-        let listed = maps.list(&ListParams::default()).await;
-        assert!(listed.is_err());
-        assert!(clock.boot().since_origin() >= ANSWER_HEAD_MAX);
-    }
-
-    #[test]
-    fn a_proxy_is_refused_by_name() {
-        let mut config = Config::new(http::Uri::from_static("https://127.0.0.1:6443"));
-        config.proxy_url = Some(http::Uri::from_static("http://proxy:3128"));
-        let message =
-            ApiServer::from_config(config, crate::clock::SystemClock::shared()).expect_err("a proxy").to_string();
-        assert!(message.contains("http://proxy:3128"), "{message}");
-    }
-}
+#[cfg(all(test, feature = "controller"))]
+mod tests;

@@ -54,7 +54,9 @@ pub enum PluginError {
         said: String,
     },
     /// What it wrote is no `ExecCredential` with a token or a certificate.
-    #[error("the exec plugin {command}: expected an ExecCredential with a token, or a certificate and its key: {reason}")]
+    #[error(
+        "the exec plugin {command}: expected an ExecCredential with a token, or a certificate and its key: {reason}"
+    )]
     Output {
         /// The program.
         command: String,

@@ -118,8 +118,9 @@ fn pool<C: Connect + Clone + Send + Sync + 'static>(connector: C, auth: Option<&
         // What acts for a term is sent again only by whoever planned it.
         .retry_canceled_requests(!gated)
         .build(connector);
-    let http = ServiceExt::<Request<Body>>::map_err(http, BoxError::from)
-        .map_response(|answer: http::Response<hyper::body::Incoming>| answer.map(|body| body.map_err(Into::into).boxed_unsync()));
+    let http = ServiceExt::<Request<Body>>::map_err(http, BoxError::from).map_response(
+        |answer: http::Response<hyper::body::Incoming>| answer.map(|body| body.map_err(Into::into).boxed_unsync()),
+    );
     match auth {
         Some(auth) => BoxCloneSyncService::new(auth.layer(http)),
         None => BoxCloneSyncService::new(http),

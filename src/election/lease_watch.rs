@@ -11,7 +11,10 @@ use kube::{
 use tokio::sync::{Notify, mpsc};
 
 use super::{machine::Event, record::Record};
-use crate::clock::{self, SharedClock};
+use crate::{
+    apiserver::ApiServer,
+    clock::{self, BootTime, SharedClock},
+};
 
 /// A watch is opened again before the 295 s that kube allows for one.
 const WATCH_SECONDS: u32 = 290;
@@ -19,35 +22,57 @@ const WATCH_SECONDS: u32 = 290;
 /// Silence beyond the watch's own end: the connection is dead, and nobody said so.
 const WATCH_SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 
-/// A server that ends watches at once must not be asked thousands of times a second.
+/// A server that ends watches at once must not be asked thousands of times a second, nor one that is asked to open anew.
 const REOPEN_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The pause doubles with each watch that fails or ends early, up to this. Meanwhile the elector asks by itself.
+const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A watch that was served for so long was a success, however it ended.
+const SERVED_MIN: Duration = Duration::from_secs(10);
 
 /// Events on their way to the elector; it takes each at once, and a Lease changes a few times a minute.
 pub(super) const EVENTS_MAX: usize = 16;
 
-/// Watches until the receiver is gone. `anew` ends the watch that is open, or is being opened, and has it opened again.
-pub(super) async fn watch(
-    api: Api<Lease>,
-    name: Arc<str>,
-    clock: SharedClock,
-    anew: Arc<Notify>,
-    events: mpsc::Sender<Event>,
-) {
+/// The Lease to watch, and where.
+pub(super) struct Watched {
+    pub(super) api: ApiServer,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// Watches until the receiver is gone. `anew` ends the watch that is open, is being opened or is waited with, and has it
+/// opened again, at most once in [`REOPEN_PAUSE_MIN`].
+pub(super) async fn watch(watched: Watched, clock: SharedClock, anew: Arc<Notify>, events: mpsc::Sender<Event>) {
+    let Watched { api, namespace, name } = watched;
+    let leases: Api<Lease> = Api::namespaced(api.client(), &namespace);
     let params = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
+    let mut pause = REOPEN_PAUSE_MIN;
     while !events.is_closed() {
         let opened = clock.boot();
+        let wanted = tokio::select! {
+            biased;
+            () = events.closed() => return,
+            () = anew.notified() => true,
+            () = follow(&leases, &params, &clock, &events) => false,
+        };
+        let served = clock.boot() - opened >= SERVED_MIN;
+        pause = if wanted || served { REOPEN_PAUSE_MIN } else { pause };
+        let asked_for = api.not_before();
         tokio::select! {
             biased;
             () = events.closed() => return,
-            () = anew.notified() => {}
-            () = follow(&api, &params, &clock, &events) => {}
+            () = clock.sleep_until((opened + pause).max(asked_for)) => {}
+            () = wish(&anew, &clock, (opened + REOPEN_PAUSE_MIN).max(asked_for)) => {}
         }
-        tokio::select! {
-            biased;
-            () = events.closed() => return,
-            () = clock.sleep_until(opened + REOPEN_PAUSE_MIN) => {}
-        }
+        pause = (pause * 2).min(REOPEN_PAUSE_MAX);
     }
+}
+
+/// Waits until the watch is wanted before its pause is over, but no less than until `at`.
+async fn wish(anew: &Notify, clock: &SharedClock, at: BootTime) {
+    anew.notified().await;
+    clock.sleep_until(at).await;
 }
 
 /// Follows one watch to its end. It begins with the Lease as it is, possibly a little stale: that needs no list first.
