@@ -104,3 +104,84 @@ async fn follow(api: &Api<Lease>, params: &WatchParams, clock: &SharedClock, eve
         }
     }
 }
+
+#[cfg(all(test, feature = "controller"))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::{Response, header::RETRY_AFTER};
+    use http_body_util::Empty;
+    use jiff::{SignedDuration, Timestamp};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::{
+        clock::{Clock, RATE_ONE, SimulatedClock},
+        tasks::Tasks,
+    };
+
+    struct Refused {
+        clock: Arc<SimulatedClock>,
+        asked: Arc<AtomicUsize>,
+        anew: Arc<Notify>,
+        _events: mpsc::Receiver<Event>,
+    }
+
+    /// A watch that is refused whenever it is opened.
+    fn refused(retry_after: Option<&'static str>) -> Refused {
+        let clock = SimulatedClock::new(Timestamp::UNIX_EPOCH, RATE_ONE, SignedDuration::ZERO);
+        let (asked, anew) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let counted = asked.clone();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut answer = Response::builder().status(429);
+            if let Some(seconds) = retry_after {
+                answer = answer.header(RETRY_AFTER, seconds);
+            }
+            futures::future::ready(answer.body(Empty::<bytes::Bytes>::new()))
+        });
+        let api = ApiServer::from_service(service, "default", clock.clone());
+        let watched = Watched { api, namespace: "default".to_owned(), name: "main".to_owned() };
+        let (events, events_seen) = mpsc::channel(EVENTS_MAX);
+        Tasks::default().spawn("lease-watch", watch(watched, clock.clone(), anew.clone(), events)).detach();
+        Refused { clock, asked, anew, _events: events_seen }
+    }
+
+    impl Refused {
+        /// How often the watch was opened in so many seconds.
+        async fn asked_within(&self, seconds: u64) -> usize {
+            let before = self.asked.load(Ordering::SeqCst);
+            clock::sleep(&*self.clock, Duration::from_secs(seconds)).await;
+            self.asked.load(Ordering::SeqCst) - before
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_always_refused_is_opened_ever_more_seldom() {
+        let refused = refused(None);
+        assert_eq!(refused.asked_within(59).await, 6, "after 1, 2, 4, 8, 16 and 30 s");
+        assert_eq!(refused.asked_within(300).await, 10, "every 30 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_wanted_is_opened_at_once_and_once_a_second() {
+        let refused = refused(None);
+        assert_eq!(refused.asked_within(100).await, 7);
+        let wanted = refused.clock.boot();
+        refused.anew.notify_one();
+        assert_eq!(refused.asked_within(1).await, 1, "{wanted:?}");
+        for _ in 0..10 {
+            refused.anew.notify_one();
+            clock::sleep(&*refused.clock, Duration::from_millis(100)).await;
+        }
+        assert!(refused.asked.load(Ordering::SeqCst) <= 9, "no more than once a second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_is_not_opened_while_the_server_wants_to_be_left_alone() {
+        let refused = refused(Some("20"));
+        refused.anew.notify_one();
+        assert_eq!(refused.asked_within(19).await, 1);
+        assert_eq!(refused.asked_within(2).await, 1);
+    }
+}
