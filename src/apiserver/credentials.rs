@@ -30,7 +30,7 @@ use crate::clock::{self, BootTime, SharedClock};
 const RENEW_AHEAD: SignedDuration = SignedDuration::from_secs(60);
 
 /// Files with a client certificate are read again this often, as kube reads those with a token.
-const FILES_AGAIN: Duration = Duration::from_secs(60);
+const FILES_AGAIN: Duration = Duration::from_mins(1);
 
 /// Between two loads there is at least this: every request may be answered by a 401.
 const RELOAD_PAUSE: Duration = Duration::from_secs(10);

@@ -17,7 +17,10 @@ use kube::client::Body;
 use tower::{BoxError, Service};
 
 use super::{Answer, Transport};
-use crate::election::{GatedStream, Guard, TermEnded, is_refusal};
+use crate::{
+    election::{GatedStream, Guard, TermEnded, is_refusal},
+    explain::explain,
+};
 
 /// Makes connections whose every write asks the guard. It belongs outermost, above TLS, and its connections into a pool of
 /// their own: what another term may send over them is asked of this one's guard.
@@ -57,7 +60,22 @@ where
     }
 }
 
-/// Asks the guard when a request is first polled, and says [`TermEnded`] for every refusal from further in.
+/// A gated request found no connection to go over: nothing of it was sent, and while the term lasts it may be sent again.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was sent: {}", explain(&**.0))]
+pub(crate) struct NotSent(BoxError);
+
+/// Whether `error` says that no connection could be made, or that the one at hand had died before the request got to it.
+fn found_no_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    let connecting = error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect());
+    let died = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+    };
+    connecting || error.source().is_some_and(died)
+}
+
+/// Asks the guard when a request is first polled, and says for sure what was not sent: [`TermEnded`] for every refusal from
+/// further in, [`NotSent`] where there was no connection.
 #[derive(Clone)]
 pub(super) struct Gate {
     inner: Transport,
@@ -85,7 +103,11 @@ impl Service<Request<Body>> for Gate {
         let (mut ready, guard) = (std::mem::replace(&mut self.inner, next), self.guard.clone());
         async move {
             guard.check()?;
-            ready.call(request).await.map_err(|error| if is_refusal(&*error) { TermEnded.into() } else { error })
+            ready.call(request).await.map_err(|error| match &*error {
+                refusal if is_refusal(refusal) => TermEnded.into(),
+                unsent if found_no_connection(unsent) => NotSent(error).into(),
+                _ => error,
+            })
         }
         .boxed()
     }

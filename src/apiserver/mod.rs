@@ -4,6 +4,10 @@
 //! may happen only while a term is valid. kube's own retries are off for all of them: kube 5 repeats every verb on 429, 503
 //! and 504 up to 15 times outside of any layer, which would send a leader's write long after the term that planned it.
 //!
+//! A gated client's gate is in its connections, and each term has connections of its own ([`ApiServer::gated_client`]).
+//! Connections are made anew after a failure ([`ApiServer::renew_connections`]): behind one address are often several API
+//! servers. Credentials that expire are loaded anew in time.
+//!
 //! Every answer's `Date` header is noted with the time it was asked for ([`ApiServer::date`]): that is how a replica
 //! finds out that its wall clock is wrong.
 
@@ -28,6 +32,8 @@ use kube::{
 use tokio::sync::watch;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
+#[cfg(feature = "controller")]
+pub(crate) use self::gate::NotSent;
 use self::{credentials::Credentials, date::Heard, gate::Gate, transport::Network};
 pub use self::{gate::GatedConnector, plugin::PluginError};
 use crate::{

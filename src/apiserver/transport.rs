@@ -33,7 +33,7 @@ use super::{
 use crate::election::Guard;
 
 /// An idle connection is given up before the API server does that after 90 s: a request that meets the closing is lost.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// A connection on which nothing comes in for so long is probed by the kernel. A watch on a quiet object is such a one.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);

@@ -97,7 +97,7 @@ pub(crate) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     while let Some(error) = next {
         // An I/O error does not name what it was made of as its source.
         let made_of = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if error.is::<TermEnded>() || made_of.is_some_and(|inner| inner.is::<TermEnded>()) {
+        if error.is::<TermEnded>() || made_of.is_some_and(<dyn Error + Send + Sync>::is::<TermEnded>) {
             return true;
         }
         next = error.source();
@@ -164,7 +164,7 @@ mod tests {
         election::{Term, testing},
     };
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_hours(1);
 
     fn term() -> Term {
         testing::term(&SystemClock::shared(), 1, LONG)

@@ -119,7 +119,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// The API server has taken none of this replica's credentials for so long, though they were loaded anew: whatever gives
 /// them out has to begin from the beginning. A restart does that, and shows that something is wrong.
-const UNAUTHORIZED_MAX: Duration = Duration::from_secs(180);
+const UNAUTHORIZED_MAX: Duration = Duration::from_mins(3);
 
 impl Views {
     /// The views as the admin port takes them.

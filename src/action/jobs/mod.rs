@@ -30,7 +30,7 @@ use self::{
 use super::{Action, ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Tidy, Trial};
 use crate::{
     api::{Guarantee, JobTemplate},
-    apiserver::ApiServer,
+    apiserver::{ApiServer, NotSent},
     backoff::Backoff,
     clock::{self, BootTime, SharedClock},
     election::{Guard, TermEnded},
@@ -433,6 +433,7 @@ fn said(error: &kube::Error) -> Said {
             _ => Said::Unknown(explain_answer(error)),
         },
         kube::Error::Service(inner) if inner.is::<TermEnded>() => Said::Unsent,
+        kube::Error::Service(inner) if inner.is::<NotSent>() => Said::NotNow(inner.to_string()),
         _ => Said::Unknown(explain(error)),
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::clock::{self, Clock, SystemClock};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// A plugin that gives one answer after the other, the last for ever. Where there is none it hangs.
 fn plugin(folder: &Path, answers: &[Value]) -> ExecConfig {
@@ -132,7 +132,7 @@ fn server(clients: &[&Vec<u8>]) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     for client in clients {
-        roots.add(rustls::pki_types::CertificateDer::from(client.to_vec())).expect("a certificate");
+        roots.add(rustls::pki_types::CertificateDer::from((*client).clone())).expect("a certificate");
     }
     let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");

@@ -70,7 +70,7 @@ async fn one_of_three_api_servers_that_only_errs_keeps_nobody_from_leading(#[cas
         let good = {
             let mut servers = servers.lock().expect("not poisoned");
             let next = servers.len();
-            is_watch(&said) || *servers.entry(said.connection).or_insert(next) % 3 != 0
+            is_watch(&said) || !servers.entry(said.connection).or_insert(next).is_multiple_of(3)
         };
         let sandbox = sandbox.clone();
         async move { if good { forward(&sandbox, said).await } else { reply(status, "") } }

@@ -1,11 +1,28 @@
 //! What a gated client puts on the wire, and until when.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection},
+    rt::TokioIo,
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::PostParams};
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpListener,
+};
 use tokio_rustls::{TlsAcceptor, rustls};
+use tower::ServiceExt;
 
 use super::{
     ApiServer,
@@ -20,7 +37,7 @@ use crate::{
 const MAP: &str = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"default"}}"#;
 
 fn term() -> Term {
-    testing::term(&SystemClock::shared(), 1, Duration::from_secs(3600))
+    testing::term(&SystemClock::shared(), 1, Duration::from_hours(1))
 }
 
 async fn create(api: &ApiServer, guard: &Guard) -> Result<ConfigMap, kube::Error> {
@@ -103,28 +120,92 @@ async fn all_requests_of_a_term_share_its_connection_and_no_other_term_does() {
     assert_eq!(connections, [0, 0, 0, 1]);
 }
 
+/// A connection of which the client finds out that it has died only when it uses it.
+struct Mortal {
+    inner: TokioIo<DuplexStream>,
+    dead: Arc<AtomicBool>,
+}
+
+impl Connection for Mortal {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for Mortal {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.dead.load(Ordering::SeqCst) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl hyper::rt::Write for Mortal {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
 #[tokio::test]
-async fn a_kept_connection_that_has_died_is_not_replaced_after_the_end() {
-    let stub = Stub::start(|_: &Said| {
-        let mut answer = reply(201, MAP);
-        answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-        answer
+async fn a_request_that_meets_a_dead_kept_connection_is_not_sent_anew() {
+    let (near, mut far) = tokio::io::duplex(4096);
+    let (dead, dials) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (dies, dialled) = (dead.clone(), dials.clone());
+    let kept = Arc::new(std::sync::Mutex::new(Some(near)));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        dialled.fetch_add(1, Ordering::SeqCst);
+        let stream = kept.lock().expect("not poisoned").take().unwrap_or_else(|| tokio::io::duplex(4096).0);
+        futures::future::ready(Ok::<_, io::Error>(Mortal { inner: TokioIo::new(stream), dead: dies.clone() }))
     });
-    let api = ApiServer::from_config(config(&stub), SystemClock::shared()).expect("a configuration");
     let term = term();
-    let client = api.gated_client(&term.guard());
-    let maps = Api::<ConfigMap>::namespaced(client, "default");
-    maps.create(&PostParams::default(), &ConfigMap::default()).await.expect("the term is valid");
-    testing::revoke(&term);
-    let refused = maps.create(&PostParams::default(), &ConfigMap::default()).await.expect_err("the term has ended");
-    assert!(is_term_ended(&refused), "{refused}");
-    assert_eq!(stub.said().len(), 1);
+    let pool = super::transport::pools(connector, None)(Some(&term.guard()));
+    let pool = super::Gate::new(pool, term.guard());
+    let request = || {
+        let to = http::Request::post("http://api.test/");
+        to.body(kube::client::Body::empty()).expect("a request")
+    };
+    let answering = async {
+        let mut head = [0; 4096];
+        assert!(far.read(&mut head).await.expect("a request") > 0);
+        far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("open");
+    };
+    let (answer, ()) = tokio::join!(pool.clone().oneshot(request()), answering);
+    drop(answer.expect("the term is valid"));
+    dead.store(true, Ordering::SeqCst);
+    let lost = pool.oneshot(request()).await.map(drop).expect_err("it has died");
+    assert!(lost.is::<super::NotSent>(), "certainly not sent, and says so: {lost:?}");
+    assert_eq!(dials.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_finds_nobody_listening_is_certainly_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let settings = kube::Config::new(format!("http://{address}").parse().expect("an address"));
+    let api = ApiServer::from_config(settings, SystemClock::shared()).expect("a configuration");
+    let error = create(&api, &term().guard()).await.expect_err("nobody listens");
+    assert!(matches!(&error, kube::Error::Service(inner) if inner.is::<super::NotSent>()), "{error:?}");
+    assert!(error.to_string().contains("refused"), "the reason is told: {error}");
 }
 
 #[tokio::test]
 async fn a_service_in_this_process_is_asked_when_the_request_is_polled() {
     use futures::FutureExt;
-    use tower::{Service, ServiceExt};
+    use tower::Service;
     let echo =
         tower::service_fn(|_: http::Request<kube::client::Body>| async { Ok::<_, tower::BoxError>(reply(200, "")) });
     let term = term();
@@ -134,6 +215,6 @@ async fn a_service_in_this_process_is_asked_when_the_request_is_polled() {
     let (in_time, late) = (ready.call(request()), ready.call(request()));
     assert!(in_time.now_or_never().expect("an answer at once").is_ok());
     testing::revoke(&term);
-    let refused = late.await.err().expect("the term has ended");
+    let refused = late.await.map(drop).expect_err("the term has ended");
     assert!(refused.is::<TermEnded>());
 }
