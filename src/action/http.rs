@@ -27,7 +27,7 @@ use super::{
     request::{self, ActionError, ExpectedStatus, Secrets, Target},
     secrets::SecretError,
     tls::{Tls, TlsError},
-    wire::{Wire, WireLog},
+    wire::{Wire, WireLog, wire},
 };
 use crate::{
     api::HttpAction,
@@ -148,7 +148,7 @@ impl HttpRunner {
             None => stream,
         };
         *stage = Stage::Send;
-        self.exchange(Wire::new(stream, attempt.guard.clone(), self.clock.clone(), log.clone()), request, stage).await
+        self.exchange(wire(stream, attempt.guard.clone(), self.clock.clone(), log.clone()), request, stage).await
     }
 
     async fn read_secrets(

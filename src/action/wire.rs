@@ -1,37 +1,32 @@
 //! The last step before the first byte.
 //!
-//! [`Wire`] stands between the HTTP client and the connection (above TLS, if there is any) and asks the guard in the very
-//! call that hands the first byte of the request over. However long the steps before have taken, there is nothing between
-//! the guard's answer and the write.
+//! [`Wire`] is a [`GatedStream`] between the HTTP client and the connection (above TLS, if there is any): its gate asks the
+//! guard in the very call that hands the first byte of the request over, and notes when that was. However long the steps
+//! before have taken, there is nothing between the guard's answer and the write.
 
 use std::{
-    io::{self, IoSlice},
-    pin::Pin,
+    io,
     sync::{Arc, OnceLock},
-    task::{Context, Poll},
+    task::Poll,
 };
 
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     clock::SharedClock,
-    election::{Guard, TermEnded},
+    election::{GatedStream, Guard, TermEnded, WriteGate},
 };
 
 /// A connection whose first byte is let through only while the term is valid.
-#[derive(Debug)]
-pub(super) struct Wire<S> {
-    inner: S,
-    gate: FirstByteGate,
-}
+pub(super) type Wire<S> = GatedStream<S, FirstByteGate>;
 
 /// What has happened on a [`Wire`]; outlives it.
 #[derive(Debug, Default)]
 pub(super) struct WireLog(OnceLock<Result<Timestamp, TermEnded>>);
 
+/// Asks once: what has begun to be sent is sent as a whole, and its answer is a fact.
 #[derive(Debug)]
-struct FirstByteGate {
+pub(super) struct FirstByteGate {
     guard: Guard,
     clock: SharedClock,
     log: Arc<WireLog>,
@@ -49,15 +44,14 @@ impl WireLog {
     }
 }
 
-impl<S> Wire<S> {
-    pub(super) fn new(inner: S, guard: Guard, clock: SharedClock, log: Arc<WireLog>) -> Self {
-        Self { inner, gate: FirstByteGate { guard, clock, log } }
-    }
+/// Puts the gate before `inner`, which carries one request.
+pub(super) fn wire<S>(inner: S, guard: Guard, clock: SharedClock, log: Arc<WireLog>) -> Wire<S> {
+    GatedStream::with_gate(inner, FirstByteGate { guard, clock, log })
 }
 
-impl FirstByteGate {
+impl WriteGate for FirstByteGate {
     /// Asks the guard until the first byte has been taken; from then on the request is on its way as a whole.
-    fn pass(&self, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn pass(&mut self, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match self.log.0.get() {
             Some(Ok(_)) => return write(),
             Some(Err(ended)) => return Poll::Ready(Err(io::Error::other(*ended))),
@@ -75,39 +69,5 @@ impl FirstByteGate {
             self.log.0.get_or_init(|| Ok(now)).ok();
         }
         written
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { inner, gate } = self.get_mut();
-        gate.pass(|| Pin::new(inner).poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let Self { inner, gate } = self.get_mut();
-        gate.pass(|| Pin::new(inner).poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(context, buffer)
     }
 }

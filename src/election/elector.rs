@@ -73,6 +73,9 @@ pub struct ElectorReport {
     pub last_lost: Option<Lost>,
     /// Whether the API server has answered about the Lease at least once without an error.
     pub served: bool,
+    /// Since when the API server has answered nothing but that it does not know who asks (401), if it does so now. Credentials
+    /// are loaded anew meanwhile.
+    pub unauthorized_since: Option<BootTime>,
     /// What the API server's last answer was, if it was an error, or why there was none.
     pub last_error: Option<String>,
     /// When the elector's loop last took a turn: it is stuck if that is long ago.
@@ -160,6 +163,7 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
         since: clock.boot(),
         last_lost: None,
         served: false,
+        unauthorized_since: None,
         last_error: None,
         last_turn: clock.boot(),
     });
@@ -167,11 +171,12 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
     let (events, watched) = mpsc::channel(lease_watch::EVENTS_MAX);
     let leases: Api<Lease> = Api::namespaced(api.client(), &namespace);
     let watch_anew = Arc::new(Notify::new());
-    let watching = lease_watch::watch(leases.clone(), name.as_str().into(), clock.clone(), watch_anew.clone(), events);
+    let watched_lease = lease_watch::Watched { api: api.clone(), namespace: namespace.clone(), name: name.clone() };
+    let watching = lease_watch::watch(watched_lease, clock.clone(), watch_anew.clone(), events);
     tasks.spawn("lease-watch", watching).detach();
 
     let nonces = Box::new(move || entropy.nonce());
-    let asking_clock = clock.clone();
+    let (asking_clock, way) = (clock.clone(), api.clone());
     let looping = async move {
         let patience = timing.calm_deadline();
         let is_fresh = clock::timeout(&*asking_clock, patience, fresh(api)).await.unwrap_or(false);
@@ -181,6 +186,8 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
         let run = Loop {
             machine,
             lease,
+            way,
+            unanswered: 0,
             leases,
             name,
             timing,

@@ -1,4 +1,4 @@
-//! What a term may do, and until when: [`Guard`], [`Term`], the gate of a Kubernetes client, and the watchdog's verdict.
+//! What a term may do, and until when: [`Guard`], [`Term`], and the watchdog's verdict.
 //!
 //! A [`Guard`] answers one question by one clock read: is this term still valid *now*? Whoever acts for the term asks it
 //! as the last step before the first byte leaves. [`Term::run`] drops a future the moment the term ends. The watchdog
@@ -13,11 +13,9 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -42,18 +40,6 @@ pub struct Guard(Arc<Office>);
 pub struct Work {
     office: Arc<Office>,
     kind: WorkKind,
-}
-
-/// A tower layer that lets a request through only while a term is valid. It belongs innermost, next to the connection:
-/// whatever retries or waits outside of it asks again.
-#[derive(Clone, Debug)]
-pub struct GateLayer(Guard);
-
-/// The service made by [`GateLayer`].
-#[derive(Clone, Debug)]
-pub struct Gate<S> {
-    inner: S,
-    guard: Guard,
 }
 
 /// What the watchdog has to do after a look at the clock.
@@ -340,50 +326,16 @@ impl Guard {
     pub fn token(&self) -> u64 {
         self.0.token
     }
+
+    /// Whether `other` asks about the same term.
+    pub(crate) fn is_of_the_term_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl fmt::Debug for Guard {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Guard").field("token", &self.0.token).finish_non_exhaustive()
-    }
-}
-
-impl GateLayer {
-    /// A gate that asks `guard`.
-    pub fn new(guard: Guard) -> Self {
-        Self(guard)
-    }
-}
-
-impl<S> tower::Layer<S> for GateLayer {
-    type Service = Gate<S>;
-
-    fn layer(&self, inner: S) -> Gate<S> {
-        Gate { inner, guard: self.0.clone() }
-    }
-}
-
-impl<S, R> tower::Service<R> for Gate<S>
-where
-    S: tower::Service<R, Error: Into<tower::BoxError>, Future: Send + 'static>,
-    S::Response: 'static,
-{
-    type Response = S::Response;
-    type Error = tower::BoxError;
-    type Future = BoxFuture<'static, Result<S::Response, tower::BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        match self.guard.check() {
-            Ok(()) => {
-                let answer = self.inner.call(request);
-                async move { answer.await.map_err(Into::into) }.boxed()
-            }
-            Err(ended) => async move { Err(ended.into()) }.boxed(),
-        }
     }
 }
 

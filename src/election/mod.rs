@@ -9,6 +9,7 @@
 mod barriers;
 mod builder;
 mod elector;
+mod gate;
 mod guard;
 mod leadership;
 mod lease_watch;
@@ -23,7 +24,9 @@ mod watchdog;
 
 pub use builder::{ConfigError, ElectorBuilder};
 pub use elector::{Elector, ElectorReport, Released};
-pub use guard::{ABORT_GRACE, Gate, GateLayer, Guard, Term, TermEnded, Verdict, WATCHDOG_PERIOD, Work};
+pub(crate) use gate::is_refusal;
+pub use gate::{EveryWrite, GatedStream, WriteGate};
+pub use guard::{ABORT_GRACE, Guard, Term, TermEnded, Verdict, WATCHDOG_PERIOD, Work};
 pub use leadership::{Leadership, Standing};
 pub use machine::{Contention, Lost};
 pub use observer::ElectorObserver;

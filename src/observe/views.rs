@@ -117,6 +117,10 @@ pub struct ElectionStatus {
 /// The elector takes a turn every few seconds. One that has not for this long is stuck, and only a restart repairs that.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
+/// The API server has taken none of this replica's credentials for so long, though they were loaded anew: whatever gives
+/// them out has to begin from the beginning. A restart does that, and shows that something is wrong.
+const UNAUTHORIZED_MAX: Duration = Duration::from_mins(3);
+
 impl Views {
     /// The views as the admin port takes them.
     pub fn for_admin(self) -> AdminViews {
@@ -210,6 +214,10 @@ impl Views {
         if ended { Err("the scheduler has ended".to_owned()) } else { Ok(()) }
     }
 
+    fn credentials_hold(&self) -> Result<(), String> {
+        credentials_hold(&self.election.borrow(), self.clock.boot())
+    }
+
     /// Once is enough: when the API server goes away later, a standby still does its part by waiting.
     fn lease_served(&self) -> Result<(), String> {
         let report = self.election.borrow();
@@ -218,6 +226,17 @@ impl Views {
             Some(error) => Err(error.clone()),
             None => Err("the API server has not answered yet".to_owned()),
         }
+    }
+}
+
+/// Credentials that were never taken have to be put right, and a restart does not do that.
+fn credentials_hold(report: &ElectorReport, now: BootTime) -> Result<(), String> {
+    let refused = report.unauthorized_since.filter(|_| report.served).map(|since| now - since);
+    match refused {
+        Some(refused) if refused >= UNAUTHORIZED_MAX => {
+            Err(format!("the API server has answered 401 for {} s", refused.as_secs()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -230,8 +249,38 @@ fn checks(views: &Arc<Views>) -> Checks {
         |views: &Views| if views.stopping.is_cancelled() { Err("the replica is stopping".to_owned()) } else { Ok(()) };
     Checks::new(vec![
         Check::new("elector", Probe::Live, ask(views, Views::election_moves)),
+        Check::new("credentials", Probe::Live, ask(views, Views::credentials_hold)),
         Check::new("scheduler", Probe::Live, ask(views, Views::scheduler_runs)),
         Check::new("lease", Probe::Ready, ask(views, Views::lease_served)),
         Check::new("shutdown", Probe::Ready, ask(views, running)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(served: bool, unauthorized_since: Option<BootTime>) -> ElectorReport {
+        ElectorReport {
+            lease: "ns/main".to_owned(),
+            holder: None,
+            valid_until: None,
+            since: BootTime::default(),
+            last_lost: None,
+            served,
+            unauthorized_since,
+            last_error: None,
+            last_turn: BootTime::default(),
+        }
+    }
+
+    #[test]
+    fn credentials_that_were_taken_and_are_refused_for_long_end_liveness() {
+        let since = BootTime::from_origin(Duration::from_secs(100));
+        let soon = (since + UNAUTHORIZED_MAX).saturating_sub(Duration::from_secs(1));
+        assert_eq!(credentials_hold(&report(true, Some(since)), soon), Ok(()));
+        assert!(credentials_hold(&report(true, Some(since)), since + UNAUTHORIZED_MAX).is_err());
+        assert_eq!(credentials_hold(&report(false, Some(since)), since + UNAUTHORIZED_MAX), Ok(()), "never taken");
+        assert_eq!(credentials_hold(&report(true, None), since + UNAUTHORIZED_MAX), Ok(()));
+    }
 }

@@ -288,7 +288,7 @@ impl Engine {
     fn enter_office(&mut self, term: Term) {
         let name = TermRef { token: term.token(), nonce: term.nonce().to_owned() };
         tracing::info!(token = name.token, jobs = self.jobs.len(), "Jobs are scheduled here");
-        self.office = Some(Office { gated: self.api.gated_client(term.guard()), name, term });
+        self.office = Some(Office { gated: self.api.gated_client(&term.guard()), name, term });
         self.next_catch_up = self.clock.boot();
         self.ownership.predecessors.forget();
         self.jobs.values_mut().for_each(Job::term_began);

@@ -15,6 +15,7 @@ use kube::{
 use crate::{
     action::JobRef,
     api::PeriodicJob,
+    apiserver::NotSent,
     clock::{self, SharedClock},
     election::TermEnded,
     explain::explain,
@@ -94,6 +95,7 @@ fn refusal(error: &kube::Error) -> WriteAnswer {
             _ => WriteAnswer::Unknown(explain(&error)),
         },
         kube::Error::Service(inner) if inner.is::<TermEnded>() => WriteAnswer::Unsent,
+        kube::Error::Service(inner) if inner.is::<NotSent>() => WriteAnswer::NotDone(inner.to_string()),
         _ => WriteAnswer::Unknown(explain(&error)),
     }
 }

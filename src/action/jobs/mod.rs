@@ -30,7 +30,7 @@ use self::{
 use super::{Action, ActionSpec, Attempt, AttemptEnd, EndKind, JobRef, Tidy, Trial};
 use crate::{
     api::{Guarantee, JobTemplate},
-    apiserver::ApiServer,
+    apiserver::{ApiServer, NotSent},
     backoff::Backoff,
     clock::{self, BootTime, SharedClock},
     election::{Guard, TermEnded},
@@ -246,7 +246,7 @@ impl JobRunner {
             Err(error) => return Said::No(format!("it cannot be written as an object: {error}")),
         };
         let parameters = PostParams { dry_run, ..PostParams::default() };
-        let jobs = jobs(self.api.gated_client(guard.clone()), namespace);
+        let jobs = jobs(self.api.gated_client(guard), namespace);
         match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.create(&parameters, &object)).await {
             Ok(Ok(job)) => Said::There(Box::new(job)),
             Ok(Err(error)) => said(&error),
@@ -341,7 +341,7 @@ impl JobRunner {
     async fn delete(&self, attempt: &Attempt, name: &str, uid: Option<String>) -> bool {
         let preconditions = Preconditions { uid, resource_version: None };
         let parameters = DeleteParams::foreground().preconditions(preconditions);
-        let jobs = jobs(self.api.gated_client(attempt.guard.clone()), &attempt.job.namespace);
+        let jobs = jobs(self.api.gated_client(&attempt.guard), &attempt.job.namespace);
         let mut tries = 0_u32;
         loop {
             match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.delete(name, &parameters)).await {
@@ -359,7 +359,7 @@ impl JobRunner {
     }
 
     async fn remove_surplus(&self, tidy: &Tidy) -> Result<(), kube::Error> {
-        let jobs = jobs(self.api.gated_client(tidy.guard.clone()), &tidy.job.namespace);
+        let jobs = jobs(self.api.gated_client(&tidy.guard), &tidy.job.namespace);
         let listed = jobs.list(&ListParams::default().labels(&template::selector_of(&tidy.uid))).await?;
         for job in template::surplus(&listed.items, tidy) {
             let preconditions = Preconditions { uid: job.uid(), resource_version: None };
@@ -433,6 +433,7 @@ fn said(error: &kube::Error) -> Said {
             _ => Said::Unknown(explain_answer(error)),
         },
         kube::Error::Service(inner) if inner.is::<TermEnded>() => Said::Unsent,
+        kube::Error::Service(inner) if inner.is::<NotSent>() => Said::NotNow(inner.to_string()),
         _ => Said::Unknown(explain(error)),
     }
 }

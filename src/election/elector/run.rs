@@ -24,6 +24,7 @@ use super::{
     ElectorReport, Released,
 };
 use crate::{
+    apiserver::ApiServer,
     clock::{self, BootTime, SharedClock},
     explain::explain_answer,
 };
@@ -37,6 +38,9 @@ const TURN_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Loop {
     pub(super) machine: Machine,
     pub(super) lease: String,
+    pub(super) way: ApiServer,
+    /// How many requests have not been answered yet.
+    pub(super) unanswered: usize,
     pub(super) leases: Api<Lease>,
     pub(super) name: String,
     pub(super) timing: Timing,
@@ -176,6 +180,8 @@ impl Loop {
                 Action::Revoke(lost) => self.revoke(lost),
                 Action::WatchAnew => {
                     tracing::debug!(lease = %self.lease, "A renewal is overdue: the watch of the Lease is opened again");
+                    // It may be half open, and so may be what else goes to the same API server.
+                    self.way.renew_connections();
                     self.watch_anew.notify_one();
                 }
                 Action::Retire => retired = true,
@@ -260,18 +266,28 @@ impl Loop {
                 Some(Event::WorkEnded)
             }
             News::Answer { event, took, error } => {
+                self.unanswered -= 1;
+                if error.is_some() {
+                    // The same connection leads to the API server that has just failed; a new one perhaps to another.
+                    self.way.renew_connections();
+                }
                 if matches!(*event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
                     self.observer.write_confirmed(took);
                 }
-                self.note_error(error.map(|failure| failure.message));
+                self.note_error(error);
                 Some(*event)
             }
         }
     }
 
     /// Logs the change between reachable and not, once each.
-    fn note_error(&self, error: Option<String>) {
-        let known = self.report.borrow().last_error.clone();
+    fn note_error(&self, failure: Option<Failure>) {
+        let identified = failure.as_ref().map_or(Some(true), |failure| failure.identified);
+        let error = failure.map(|failure| failure.message);
+        let (known, unauthorized_since) = {
+            let report = self.report.borrow();
+            (report.last_error.clone(), report.unauthorized_since)
+        };
         match (&known, &error) {
             (None, Some(error)) => {
                 tracing::warn!(lease = %self.lease, %error, "The API server does not serve the Lease");
@@ -281,9 +297,16 @@ impl Loop {
             }
             _ => {}
         }
-        if known != error || (error.is_none() && !self.report.borrow().served) {
+        // No answer says nothing of the credentials.
+        let unauthorized = match identified {
+            Some(true) => None,
+            Some(false) => unauthorized_since.or_else(|| Some(self.clock.boot())),
+            None => unauthorized_since,
+        };
+        if known != error || unauthorized != unauthorized_since || (error.is_none() && !self.report.borrow().served) {
             self.report.send_modify(|report| {
                 report.served |= error.is_none();
+                report.unauthorized_since = unauthorized;
                 report.last_error = error;
             });
         }
@@ -306,7 +329,7 @@ impl Loop {
         });
     }
 
-    fn read(&self, id: u64) {
+    fn read(&mut self, id: u64) {
         let (leases, name) = (self.leases.clone(), self.name.clone());
         self.request(async move { leases.get_opt(&name).await }, move |answer| match answer {
             Ok(Some(lease)) => match Record::read(lease) {
@@ -324,7 +347,7 @@ impl Loop {
         });
     }
 
-    fn write(&self, write: u64, lease: Lease, verb: WriteVerb, sent: BootTime) {
+    fn write(&mut self, write: u64, lease: Lease, verb: WriteVerb, sent: BootTime) {
         tracing::debug!(lease = %self.lease, write, ?verb, ?sent, "Writing the Lease");
         let (leases, name) = (self.leases.clone(), self.name.clone());
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -354,11 +377,16 @@ impl Loop {
 
     /// Sends a request of the loop, and gives it up after one lease duration.
     fn request<T: Send + 'static>(
-        &self,
+        &mut self,
         request: impl Future<Output = Result<T, kube::Error>> + Send + 'static,
         interpret: impl FnOnce(Result<T, Failure>) -> (Event, Option<Failure>) + Send + 'static,
     ) {
         let (clock, patience) = (self.clock.clone(), self.timing.lease());
+        if self.unanswered > 0 {
+            // The one before is slow, and goes on. Its connection, or its API server, may be dead.
+            self.way.renew_connections();
+        }
+        self.unanswered += 1;
         let answering = async move {
             let sent = clock.boot();
             let answer = match clock::timeout(&*clock, patience, request).await {
@@ -390,6 +418,8 @@ pub(super) struct Failure {
     forbidden: bool,
     /// The pause that the server asks for, as `details.retryAfterSeconds` of its status says.
     retry_after: Option<Duration>,
+    /// Whether the API server knew who asked, if it has answered.
+    identified: Option<bool>,
 }
 
 impl Failure {
@@ -399,11 +429,12 @@ impl Failure {
             message: explain_answer(error),
             forbidden: status.is_some_and(|status| status.code == 403),
             retry_after: status.and_then(|status| retry_after(status)),
+            identified: status.map(|status| status.code != 401),
         }
     }
 
     fn other(error: &dyn std::error::Error) -> Self {
-        Self { message: error.to_string(), forbidden: false, retry_after: None }
+        Self { message: error.to_string(), forbidden: false, retry_after: None, identified: None }
     }
 }
 
@@ -417,6 +448,7 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
                 message: status.message.clone(),
                 forbidden: status.code == 403,
                 retry_after: retry_after(&status),
+                identified: Some(status.code != 401),
             }))
         }
         other => Err(other),

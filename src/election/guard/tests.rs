@@ -1,5 +1,6 @@
 //! The verdicts of the guard, of the gate and of the watchdog.
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
@@ -102,15 +103,48 @@ async fn a_held_tick_never_aborts_the_process() {
     assert!(matches!(office.look(clock.boot() + LEASE * 3), Verdict::Revoked(_)));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_gate_lets_nothing_through_after_the_end() {
-    use tower::{Layer, ServiceExt};
-    let clock = clock();
-    let term = Term::new(office(&clock));
-    let echo = tower::service_fn(|text: &'static str| async move { Ok::<_, std::io::Error>(text) });
-    let gated = GateLayer::new(term.guard()).layer(echo);
-    assert_eq!(gated.clone().oneshot("in").await.expect("the term is valid"), "in");
-    term.office().revoke();
-    let refused = gated.oneshot("out").await.expect_err("the term has ended");
-    assert!(refused.is::<TermEnded>());
+/// In the environment of a child in a time namespace: until when its term is valid, in nanoseconds of the boot clock.
+const VALID_UNTIL: &str = "TENURE_TEST_VALID_UNTIL";
+
+/// Set where no time namespace can be had: the test then says that it shows nothing.
+const NO_TIME_NAMESPACE: &str = "TENURE_TEST_NO_TIME_NAMESPACE";
+
+/// What a machine spends suspended moves the boot clock and not the monotonic one. A time namespace does the same to its
+/// processes, at once. This test is its own child, which looks at a term as a process would that was suspended in office.
+#[test]
+fn time_that_passes_on_the_boot_clock_alone_ends_a_term() {
+    const SUSPENDED: Duration = Duration::from_hours(24);
+    let valid = |until: BootTime| {
+        let clock = crate::clock::SystemClock::shared();
+        Term::new(Office::open("ns/lease".into(), 7, "n".into(), clock, until, until)).guard().check().is_ok()
+    };
+    if let Ok(until) = std::env::var(VALID_UNTIL) {
+        let until = BootTime::from_nanos(until.parse().expect("nanoseconds"));
+        println!("the guard says {}", if valid(until) { "yes" } else { "no" });
+        return;
+    }
+    if std::env::var_os(NO_TIME_NAMESPACE).is_some() {
+        println!("{NO_TIME_NAMESPACE} is set: NOT SHOWN is that a guard follows CLOCK_BOOTTIME");
+        return;
+    }
+    let until = crate::clock::SystemClock.boot() + SUSPENDED / 2;
+    assert!(valid(until));
+    let child = std::process::Command::new("unshare")
+        .args(["--time", "--fork", "--boottime", &SUSPENDED.as_secs().to_string(), "--monotonic", "0"])
+        .arg(std::env::current_exe().expect("this program"))
+        .args([
+            "--exact",
+            "--nocapture",
+            "election::guard::tests::time_that_passes_on_the_boot_clock_alone_ends_a_term",
+        ])
+        .env(VALID_UNTIL, until.as_nanos().to_string())
+        .output();
+    let needed = format!(
+        "this test needs a Linux time namespace: run it as root (CAP_SYS_ADMIN) with unshare of util-linux 2.36 or later, \
+         or set {NO_TIME_NAMESPACE}=1 to go without what it shows"
+    );
+    let child = child.unwrap_or_else(|error| panic!("{needed}: {error}"));
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{needed}: {}{said}", String::from_utf8_lossy(&child.stderr));
+    assert!(said.contains("the guard says no"), "{said}");
 }
