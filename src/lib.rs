@@ -65,6 +65,8 @@ pub mod duration;
 pub mod election;
 pub mod entropy;
 mod explain;
+#[cfg(test)]
+mod heard;
 #[cfg(feature = "controller")]
 #[doc(hidden)]
 pub mod observe;
@@ -87,5 +89,5 @@ pub mod tasks;
 pub mod timer;
 
 pub use election::{Elector, Guard, Leadership, Released, Standing, Term, TermEnded};
-pub use timer::{PeriodicTimer, Tick};
+pub use timer::{FirstTick, PeriodicTimer, Tick};
 pub use {k8s_openapi, kube};

@@ -6,33 +6,42 @@
 //! clocks do not matter. What is left to others: an effect that is already on the wire when its process freezes, for which
 //! [`Term::token`] is there, and virtual machines whose clock stands still.
 
+mod admission;
 mod barriers;
 mod builder;
 mod elector;
 mod guard;
+mod health;
 mod leadership;
 mod lease_watch;
 mod machine;
+mod metadata;
 #[cfg(test)]
 mod model;
 mod observer;
+mod own_thread;
 mod place;
 mod record;
 mod timing;
 mod watchdog;
+mod work;
 
+pub use admission::StopSignal;
 pub use builder::{ConfigError, ElectorBuilder};
-pub use elector::{Elector, ElectorReport, Released};
+pub use elector::{Elector, ElectorReport, RELEASE_DRAIN, Released};
 pub use guard::{ABORT_GRACE, Gate, GateLayer, Guard, Term, TermEnded, Verdict, WATCHDOG_PERIOD, Work};
+pub use health::{Health, Unhealthy};
 pub use leadership::{Leadership, Standing};
-pub use machine::{Contention, Lost};
-pub use observer::ElectorObserver;
+pub use machine::Lost;
+pub use metadata::MetadataError;
+pub use observer::{ElectorObserver, Leader, TryFailure};
 pub use place::{Place, PlaceError};
 #[cfg(feature = "controller")]
 pub(crate) use record::Record;
 pub use record::{PLACE_ANNOTATION, RELEASED_ANNOTATION, WRITE_ANNOTATION};
 pub use timing::{CLOCK_RATE_ERROR_PERCENT, TimingError};
 pub use watchdog::{Look, ThreadWatchdog, Watchdog, WatchdogDriver};
+pub use work::GatedWork;
 
 #[doc(hidden)]
 pub mod testing {

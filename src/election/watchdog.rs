@@ -30,6 +30,7 @@ pub struct Watchdog {
 
 /// What the watchdog's driver has to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Look {
     /// Look again no later than this.
     AgainAt(BootTime),

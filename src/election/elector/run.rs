@@ -12,10 +12,12 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
     super::{
+        admission::{Admission, Aside},
         guard::{Office, Term},
-        leadership::Standing,
+        leadership::{Herald, Standing},
         machine::{Action, Contention, Event, Lost, Machine, ReadOutcome, Tenure, WriteOutcome},
-        observer::ElectorObserver,
+        metadata::LeaseMetadata,
+        observer::{Told, TryFailure},
         record::Record,
         timing::Timing,
         watchdog::Post,
@@ -31,7 +33,7 @@ use crate::{
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 /// The loop takes a turn at least this often, so that a stuck one can be told from an idle one.
-const TURN_MAX: Duration = Duration::from_secs(5);
+pub(in super::super) const TURN_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Loop {
     pub(super) machine: Machine,
@@ -40,7 +42,9 @@ pub(super) struct Loop {
     pub(super) name: String,
     pub(super) timing: Timing,
     pub(super) clock: SharedClock,
-    pub(super) observer: Arc<dyn ElectorObserver>,
+    pub(super) observer: Told,
+    pub(super) metadata: LeaseMetadata,
+    pub(super) admission: Admission,
     pub(super) office: Option<Arc<Office>>,
     /// The newest term, in office or not.
     pub(super) last_office: Option<Arc<Office>>,
@@ -48,11 +52,18 @@ pub(super) struct Loop {
     pub(super) drain_awaited: bool,
     pub(super) post: Arc<Post>,
     pub(super) watch_anew: Arc<Notify>,
-    pub(super) standing: watch::Sender<Standing>,
+    pub(super) standing: Herald,
     pub(super) report: watch::Sender<ElectorReport>,
     /// Bounded: the machine starts at most one request per try, a try takes at least
     /// [`super::timing::TRY_DEADLINE_MIN`], and each is given up after one lease duration.
     pub(super) requests: FuturesUnordered<BoxFuture<'static, News>>,
+}
+
+/// What the elector's handle asks of the loop: until when work in hand may end, before others may lead for a while, and
+/// before this replica leaves the election.
+pub(super) struct Orders {
+    pub(super) aside: watch::Receiver<Aside>,
+    pub(super) release: watch::Receiver<Option<BootTime>>,
 }
 
 /// What one of the loop's own futures brings.
@@ -66,7 +77,7 @@ pub(super) enum News {
 enum Turn {
     News(News),
     Watched(Event),
-    Contend(Contention),
+    Aside(Aside),
     Release,
     DrainOver,
     GiveUp,
@@ -77,12 +88,13 @@ impl Loop {
     pub(super) async fn run(
         mut self,
         mut watched: mpsc::Receiver<Event>,
-        mut contention: watch::Receiver<Contention>,
-        mut release: watch::Receiver<Option<BootTime>>,
+        orders: Orders,
         done: oneshot::Sender<Released>,
     ) {
+        let Orders { mut aside, mut release } = orders;
         let mut retired = self.step(Event::Tick);
         let mut drain_until: Option<BootTime> = None;
+        let mut aside_drain_until: Option<BootTime> = None;
         let mut give_up_at: Option<BootTime> = None;
         let mut release_closed = false;
         while !retired {
@@ -100,9 +112,9 @@ impl Loop {
                 }
                 Some(news) = self.requests.next(), if !self.requests.is_empty() => Turn::News(news),
                 Some(event) = watched.recv() => Turn::Watched(event),
-                Ok(()) = contention.changed() => Turn::Contend(*contention.borrow_and_update()),
+                Ok(()) = aside.changed() => Turn::Aside(*aside.borrow_and_update()),
                 () = until(&self.clock, give_up_at) => Turn::GiveUp,
-                () = until(&self.clock, drain_until) => Turn::DrainOver,
+                () = until(&self.clock, drain_until.into_iter().chain(aside_drain_until).min()) => Turn::DrainOver,
                 () = self.clock.sleep_until(wake) => Turn::Tick,
             };
             let event = match turn {
@@ -117,7 +129,10 @@ impl Loop {
                     self.hear(news)
                 }
                 Turn::Watched(event) => Some(event),
-                Turn::Contend(contention) => Some(Event::Contend(contention)),
+                Turn::Aside(until) => {
+                    aside_drain_until = until;
+                    Some(Event::Contend(if until.is_some() { Contention::StandAside } else { Contention::Contend }))
+                }
                 Turn::Release => {
                     let deadline = release.borrow_and_update().unwrap_or_default();
                     drain_until = Some(deadline);
@@ -125,7 +140,9 @@ impl Loop {
                     Some(Event::Stop)
                 }
                 Turn::DrainOver => {
-                    drain_until = None;
+                    let now = self.clock.boot();
+                    drain_until = drain_until.filter(|at| *at > now);
+                    aside_drain_until = aside_drain_until.filter(|at| *at > now);
                     Some(Event::Drained)
                 }
                 Turn::GiveUp => break,
@@ -193,13 +210,20 @@ impl Loop {
 
     fn lead(&mut self, tenure: Tenure) {
         let Tenure { token, nonce, valid_until, lease_end } = tenure;
-        let office = Office::open(self.lease.clone(), token, nonce, self.clock.clone(), valid_until, lease_end);
+        let office = Office::open(
+            self.lease.clone(),
+            token,
+            nonce,
+            self.clock.clone(),
+            self.admission.clone(),
+            (valid_until, lease_end),
+        );
         self.post.put(Some(office.clone()));
         self.office = Some(office.clone());
         self.last_office = Some(office.clone());
         self.drain_awaited = false;
         tracing::info!(lease = %self.lease, token, "Took office");
-        self.observer.term_began(token);
+        self.observer.tell(|observer| observer.term_began(token));
         self.report.send_modify(|report| report.since = self.clock.boot());
         self.standing.send_replace(Standing::Leading(Term::new(office.clone())));
         let waiting = async move {
@@ -213,7 +237,7 @@ impl Loop {
         let Some(office) = self.office.take() else { return };
         office.revoke();
         tracing::info!(lease = %self.lease, reason = lost.reason(), "Left office");
-        self.observer.term_ended(lost);
+        self.observer.tell(|observer| observer.term_ended(lost));
         self.report.send_modify(|report| {
             report.since = self.clock.boot();
             report.last_lost = Some(lost);
@@ -249,7 +273,10 @@ impl Loop {
             }
             News::Answer { event, took, error } => {
                 if matches!(*event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
-                    self.observer.write_confirmed(took);
+                    self.observer.tell(|observer| observer.write_confirmed(took));
+                }
+                if let Some(why) = failure_of(&event, error.as_ref()) {
+                    self.observer.tell(|observer| observer.try_failed(why));
                 }
                 self.note_error(error.map(|failure| failure.message));
                 Some(*event)
@@ -277,7 +304,8 @@ impl Loop {
         }
     }
 
-    fn tell(&self, now: BootTime) {
+    fn tell(&mut self, now: BootTime) {
+        self.observer.shown(self.machine.holder());
         let holder = self.machine.holder().map(|holder| holder.as_str().to_owned());
         let valid_until = self.office.as_ref().map(|office| office.valid_until());
         self.report.send_modify(|report| {
@@ -292,14 +320,18 @@ impl Loop {
         self.request(async move { leases.get_opt(&name).await }, move |answer| match answer {
             Ok(Some(lease)) => match Record::read(lease) {
                 Ok(record) => (Event::Read { id, outcome: ReadOutcome::Found(record) }, None),
-                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(Failure::other(&error))),
+                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(Failure::other(TryFailure::Unreadable, &error))),
             },
             Ok(None) => (Event::Read { id, outcome: ReadOutcome::Absent }, None),
             Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error)),
         });
     }
 
-    fn write(&self, write: u64, lease: Lease, verb: WriteVerb, sent: BootTime) {
+    fn write(&self, write: u64, mut lease: Lease, verb: WriteVerb, sent: BootTime) {
+        // A renewal leaves them as they are: they may have been edited since the term began.
+        if self.office.is_none() {
+            self.metadata.put_on(&mut lease);
+        }
         tracing::debug!(lease = %self.lease, write, ?verb, ?sent, "Writing the Lease");
         let (leases, name) = (self.leases.clone(), self.name.clone());
         let params = PostParams { field_manager: Some("tenure".to_owned()), ..PostParams::default() };
@@ -315,7 +347,7 @@ impl Loop {
             let (outcome, error) = match answer {
                 Ok(Ok(lease)) => match Record::read(lease) {
                     Ok(record) => (WriteOutcome::Stored(record), None),
-                    Err(error) => (WriteOutcome::Unclear, Some(Failure::other(&error))),
+                    Err(error) => (WriteOutcome::Unclear, Some(Failure::other(TryFailure::Unreadable, &error))),
                 },
                 Ok(Err(Refusal::Conflict)) => (WriteOutcome::Conflict, None),
                 Ok(Err(Refusal::Refused(failure))) => (WriteOutcome::Refused, Some(failure)),
@@ -336,7 +368,7 @@ impl Loop {
             let sent = clock.boot();
             let answer = match clock::timeout(&*clock, patience, request).await {
                 Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-                Err(elapsed) => Err(Failure::other(&elapsed)),
+                Err(elapsed) => Err(Failure::other(TryFailure::Unanswered, &elapsed)),
             };
             let (event, error) = interpret(answer);
             News::Answer { event: Box::new(event), took: clock.boot() - sent, error }
@@ -361,17 +393,24 @@ enum Refusal {
 pub(super) struct Failure {
     message: String,
     forbidden: bool,
+    why: TryFailure,
 }
 
 impl Failure {
     fn of(error: &kube::Error) -> Self {
         let forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
-        Self { message: explain_answer(error), forbidden }
+        Self { message: explain_answer(error), forbidden, why: TryFailure::of(error) }
     }
 
-    fn other(error: &dyn std::error::Error) -> Self {
-        Self { message: error.to_string(), forbidden: false }
+    fn other(why: TryFailure, error: &dyn std::error::Error) -> Self {
+        Self { message: error.to_string(), forbidden: false, why }
     }
+}
+
+/// Why a try has failed, if it has. A conflict is no error of the API server's, but nothing was stored either.
+fn failure_of(event: &Event, error: Option<&Failure>) -> Option<TryFailure> {
+    let conflict = matches!(event, Event::Answered { outcome: WriteOutcome::Conflict, .. });
+    error.map(|failure| failure.why).or(conflict.then_some(TryFailure::Conflict))
 }
 
 /// A status from 400 to 499 means that nothing was stored, except 408, which only says that time ran out. Everything else
@@ -380,7 +419,8 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
     match error {
         kube::Error::Api(status) if status.code == 409 => Ok(Refusal::Conflict),
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
-            Ok(Refusal::Refused(Failure { message: status.message.clone(), forbidden: status.code == 403 }))
+            let why = TryFailure::of(&kube::Error::Api(status.clone()));
+            Ok(Refusal::Refused(Failure { message: status.message.clone(), forbidden: status.code == 403, why }))
         }
         other => Err(other),
     }

@@ -11,7 +11,7 @@ const LEASE: Duration = Duration::from_secs(11);
 fn office(clock: &Arc<SimulatedClock>) -> Arc<Office> {
     let shared: SharedClock = clock.clone();
     let now = shared.boot();
-    Office::open("ns/lease".into(), 7, "n".into(), shared, now + VALID, now + LEASE)
+    Office::open("ns/lease".into(), 7, "n".into(), shared, Admission::open(), (now + VALID, now + LEASE))
 }
 
 fn clock() -> Arc<SimulatedClock> {
