@@ -23,9 +23,7 @@ use crate::{
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
     dial::{SharedDial, TcpDial},
-    election::{
-        ConfigError, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver,
-    },
+    election::{ConfigError, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver},
     entropy::{SharedEntropy, SystemEntropy},
     explain::explain_answer,
     observe::{

@@ -186,8 +186,9 @@ fn sooner(current: &mut Option<BootTime>, deadline: BootTime) -> bool {
 
 impl Drop for Elector {
     fn drop(&mut self) {
-        let unasked =
-            self.release.send_if_modified(|deadline| deadline.is_none() && deadline.replace(BootTime::default()).is_none());
+        let unasked = self
+            .release
+            .send_if_modified(|deadline| deadline.is_none() && deadline.replace(BootTime::default()).is_none());
         if unasked {
             let lease = self.report.borrow().lease.clone();
             tracing::warn!(
@@ -202,7 +203,8 @@ impl Drop for Elector {
 }
 
 pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<Elector> {
-    let Parts { namespace, name, timing, identity, api, clock, entropy, tasks, observer, fresh, place, metadata } = parts;
+    let Parts { namespace, name, timing, identity, api, clock, entropy, tasks, observer, fresh, place, metadata } =
+        parts;
     let post = Arc::new(Post::default());
     watchdog.start(post.watchdog(clock.clone()))?;
 
@@ -280,4 +282,42 @@ pub(super) fn start(parts: Parts, watchdog: &dyn WatchdogDriver) -> io::Result<E
         ended: ended.map(|outcome| outcome.unwrap_or(Released::Unsettled)).boxed().shared(),
         clock,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future};
+
+    use kube::client::Body;
+
+    use super::*;
+    use crate::{clock::SystemClock, heard::Log};
+
+    fn elector() -> Elector {
+        let unreachable =
+            tower::service_fn(|_: http::Request<Body>| future::pending::<Result<http::Response<Body>, Infallible>>());
+        let api = ApiServer::from_service(unreachable, "default", SystemClock::shared());
+        Elector::builder("report").start_with(api).expect("the settings are sound")
+    }
+
+    #[tokio::test]
+    async fn an_elector_that_is_dropped_unreleased_is_told_with_its_lease() {
+        let log = Log::start();
+        let leadership = elector().leadership();
+        assert!(leadership.is_stopping());
+        let text = log.text();
+        assert!(
+            text.contains("WARN") && text.contains("default/report") && text.contains("Elector::release"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_elector_that_is_released_and_dropped_is_not_told() {
+        let log = Log::start();
+        let elector = elector();
+        drop(elector.release(Duration::ZERO).now_or_never());
+        drop(elector);
+        assert!(!log.text().contains("was dropped without a release"), "{}", log.text());
+    }
 }

@@ -76,8 +76,9 @@ impl LeaseMetadata {
         if let Some((key, value)) = self.labels.iter().find(|(_, value)| !value.is_empty() && !is_name(value)) {
             return Err(MetadataError::Value { key: key.clone(), value: value.clone() });
         }
-        let is_incomplete =
-            |owner: &&OwnerReference| [&owner.api_version, &owner.kind, &owner.name, &owner.uid].iter().any(|part| part.is_empty());
+        let is_incomplete = |owner: &&OwnerReference| {
+            [&owner.api_version, &owner.kind, &owner.name, &owner.uid].iter().any(|part| part.is_empty())
+        };
         match self.owners.iter().find(is_incomplete) {
             Some(owner) => Err(MetadataError::Owner { kind: owner.kind.clone(), name: owner.name.clone() }),
             None => Ok(()),
@@ -131,7 +132,8 @@ mod tests {
         let labels = |key, value| LeaseMetadata { labels: map(&[(key, value)]), ..LeaseMetadata::default() };
         assert_eq!(labels("app.kubernetes.io/name", "a-b").validate(), Ok(()));
         assert_eq!(labels("empty", "").validate(), Ok(()));
-        for (key, value) in [("", "a"), ("a b", "a"), ("A/b", "a"), ("a/", "a"), ("a", "ä"), ("tenure.dev/write", "1")] {
+        for (key, value) in [("", "a"), ("a b", "a"), ("A/b", "a"), ("a/", "a"), ("a", "ä"), ("tenure.dev/write", "1")]
+        {
             assert!(labels(key, value).validate().is_err(), "{key}={value}");
         }
         let owners = vec![OwnerReference { name: "report".into(), ..OwnerReference::default() }];

@@ -47,3 +47,50 @@ pub use work::GatedWork;
 pub mod testing {
     pub use super::{guard::testing::*, leadership::testing::*};
 }
+
+/// What is told of an election may grow: a match of a user's needs an arm for what is added later, and a report is not made
+/// by hand.
+///
+/// ```compile_fail,E0004
+/// fn exhaustive(standing: tenure::Standing) {
+///     match standing {
+///         tenure::Standing::Standby | tenure::Standing::Leading(_) | tenure::Standing::Stopped => {}
+///     }
+/// }
+/// ```
+///
+/// ```compile_fail,E0004
+/// fn exhaustive(released: tenure::Released) {
+///     match released {
+///         tenure::Released::Free | tenure::Released::Unsettled => {}
+///     }
+/// }
+/// ```
+///
+/// ```compile_fail,E0004
+/// use tenure::election::Look;
+/// fn exhaustive(look: Look) {
+///     match look {
+///         Look::AgainAt(_) | Look::Abort | Look::Over => {}
+///     }
+/// }
+/// ```
+///
+/// ```compile_fail,E0004
+/// use tenure::election::Verdict;
+/// fn exhaustive(verdict: Verdict) {
+///     match verdict {
+///         Verdict::LookAgainAt(_) | Verdict::Revoked(_) | Verdict::Abort => {}
+///     }
+/// }
+/// ```
+///
+/// ```compile_fail,E0638
+/// fn exhaustive(report: tenure::election::ElectorReport) {
+///     let tenure::election::ElectorReport {
+///         lease: _, holder: _, valid_until: _, since: _, last_lost: _, served: _, last_error: _, last_turn: _
+///     } = report;
+/// }
+/// ```
+#[cfg(doctest)]
+struct Growing;

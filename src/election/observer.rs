@@ -142,10 +142,9 @@ impl Told {
         if process == self.leader.as_ref().map(|leader| &*leader.identity) {
             return;
         }
-        self.leader = holder.zip(process).map(|(holder, process)| Leader {
-            identity: process.to_owned(),
-            is_self: self.identity.owns(holder),
-        });
+        self.leader = holder
+            .zip(process)
+            .map(|(holder, process)| Leader { identity: process.to_owned(), is_self: self.identity.owns(holder) });
         self.tell(|observer| observer.leader_changed(self.leader.as_ref()));
     }
 }

@@ -13,6 +13,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::election::TryFailure;
+
 /// The metrics of one replica. Clones write to the same registry.
 #[derive(Debug, Clone)]
 pub struct Metrics {

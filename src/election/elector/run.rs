@@ -320,7 +320,10 @@ impl Loop {
         self.request(async move { leases.get_opt(&name).await }, move |answer| match answer {
             Ok(Some(lease)) => match Record::read(lease) {
                 Ok(record) => (Event::Read { id, outcome: ReadOutcome::Found(record) }, None),
-                Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(Failure::other(TryFailure::Unreadable, &error))),
+                Err(error) => (
+                    Event::Read { id, outcome: ReadOutcome::Failed },
+                    Some(Failure::other(TryFailure::Unreadable, &error)),
+                ),
             },
             Ok(None) => (Event::Read { id, outcome: ReadOutcome::Absent }, None),
             Err(error) => (Event::Read { id, outcome: ReadOutcome::Failed }, Some(error)),
