@@ -68,15 +68,6 @@ pub mod testing {
 /// ```
 ///
 /// ```compile_fail,E0004
-/// use tenure::election::Look;
-/// fn exhaustive(look: Look) {
-///     match look {
-///         Look::AgainAt(_) | Look::Abort | Look::Over => {}
-///     }
-/// }
-/// ```
-///
-/// ```compile_fail,E0004
 /// use tenure::election::Verdict;
 /// fn exhaustive(verdict: Verdict) {
 ///     match verdict {
