@@ -322,12 +322,13 @@ fn threads_named(name: &str) -> usize {
 async fn a_term_survives_a_blocked_runtime_if_its_elector_has_a_thread(#[case] own_thread: bool) {
     let end = CancellationToken::new();
     let config = server(end.clone());
-    let builder = Elector::builder("main").lease_duration(SECOND * 2).fresh_installation(|_| async { true });
+    let builder = Elector::builder("main").lease_duration(SECOND * 5);
+    let builder = builder.fresh_installation(|_| async { true });
     let builder = if own_thread { builder.own_thread() } else { builder };
     let elector = builder.start(config).expect("the settings are sound");
     let term = elector.leadership().leading().await.expect("nobody else wants to lead");
     // What stands for work that computes without a pause, for longer than a term is valid without a renewal.
-    thread::sleep(SECOND * 3);
+    thread::sleep(SECOND * 6);
     assert_eq!(term.check().is_ok(), own_thread);
     assert_eq!(elector.release(SECOND).await, Released::Free);
     while own_thread && threads_named("tenure-elector") > 0 {
