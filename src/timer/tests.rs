@@ -142,7 +142,7 @@ async fn the_work_of_a_tick_is_dropped_when_its_term_ends() {
     tokio::pin!(working);
     assert!(working.as_mut().now_or_never().is_none());
     testing::revoke(&term);
-    assert_eq!(working.await, Err(TermEnded));
+    assert_eq!(working.now_or_never(), Some(Err(TermEnded)), "dropped at once");
 }
 
 #[tokio::test(start_paused = true)]
