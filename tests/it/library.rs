@@ -56,7 +56,7 @@ async fn a_leader_that_stands_aside_hands_over_at_the_end_of_its_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_stands_aside_takes_no_new_work_and_goes_on_with_what_it_has() {
+async fn a_leader_that_stands_aside_takes_no_new_work_and_ends_what_it_has() {
     let lab = Lab::new(1);
     let (leader, _standby) = leader_and_standby(&lab).await;
     let leadership = leader.leadership();
@@ -187,7 +187,7 @@ async fn an_elector_whose_task_is_gone_is_stopped_and_its_term_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_elector_that_takes_no_turn_is_unhealthy_and_one_that_is_cut_off_is_not() {
+async fn a_stuck_elector_is_unhealthy_and_one_that_is_cut_off_is_not() {
     let lab = Lab::new(1);
     let (leader, standby) = leader_and_standby(&lab).await;
     lab.sandbox.faults().partition("replica-1");

@@ -150,7 +150,7 @@ async fn a_blocking_closure_that_outlives_its_term_aborts_the_process() {
 }
 
 #[tokio::test]
-async fn a_blocking_closure_hands_on_its_output_its_panic_and_the_end_of_its_term() {
+async fn a_blocking_closure_hands_on_its_output_its_panic_and_its_terms_end() {
     let clock = clock();
     let term = Term::new(office(&clock));
     assert_eq!(term.spawn_blocking(|work| work.check().map(|()| 7)).await, Ok(Ok(7)));
