@@ -7,13 +7,28 @@
 //! POD_NAME=one cargo run --example active_passive -- 127.0.0.1:7001
 //! ```
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use tenure::{
     Elector, Leadership, Standing, Term,
     clock::{SystemClock, sleep},
+    election::{ElectorObserver, Leader, StopSignal},
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+/// Says who is active, on the active process and on the passive ones. If it panicked, the election would go on.
+#[derive(Debug)]
+struct News;
+
+impl ElectorObserver for News {
+    fn leader_changed(&self, leader: Option<&Leader>) {
+        match leader {
+            Some(leader) if leader.is_self => println!("the active one is this process"),
+            Some(leader) => println!("the active one is {}", leader.identity),
+            None => println!("nobody is active"),
+        }
+    }
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -23,12 +38,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let elector = Elector::builder("active-passive")
         .lease_duration(Duration::from_secs(5))
+        .labels([("app.kubernetes.io/name", "active-passive")])
+        .observer(Arc::new(News))
         .start(kube::Config::infer().await?)?;
     let leadership = elector.leadership();
     // Each of them ends once this process is asked to stop, so that all of them can be waited for.
     let (released, (), (), ()) = tokio::join!(
         elector.release_on(tokio::signal::ctrl_c()),
-        leadership.while_leading(|term| work(term, &leadership)),
+        leadership.while_leading_gracefully(work),
         stand_by(&leadership),
         answer(&listener, &leadership),
     );
@@ -36,11 +53,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What only the active process does.
-async fn work(term: Term, leadership: &Leadership) {
+/// What only the active process does. A hand-over waits until it has ended, so it looks whether it is asked to.
+async fn work(term: Term, stop: StopSignal) {
     println!("active with token {}", term.token());
     let clock = SystemClock::shared();
-    while !leadership.is_stopping() {
+    while !stop.is_asked() {
         // One piece of work; short, so that a hand-over does not wait for long.
         sleep(&*clock, Duration::from_millis(100)).await;
     }
@@ -53,8 +70,8 @@ async fn stand_by(leadership: &Leadership) {
         let now = standing.borrow_and_update().clone();
         match now {
             Standing::Standby => println!("passive, ready to take over"),
-            Standing::Leading(_) => {}
             Standing::Stopped => return,
+            _ => {}
         }
         tokio::select! {
             biased;

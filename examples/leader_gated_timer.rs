@@ -10,7 +10,7 @@
 use std::{error::Error, time::Duration};
 
 use tenure::{
-    Elector, PeriodicTimer, Term,
+    Elector, FirstTick, PeriodicTimer, Term,
     clock::{SystemClock, sleep},
 };
 
@@ -21,15 +21,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Elector::builder("hourly-report").lease_duration(Duration::from_secs(5)).start(kube::Config::infer().await?)?;
     let leadership = elector.leadership();
 
-    let mut timer = PeriodicTimer::every(Duration::from_secs(period), &leadership);
+    // A process that takes office reports at once. With `FirstTick::OnGrid` it would wait for the next point of the grid.
+    let mut timer = PeriodicTimer::every(Duration::from_secs(period), &leadership).first_tick(FirstTick::Immediately);
     let reports = async {
         // Pends while this process is a standby; ends once it is asked to stop.
         while let Some(tick) = timer.tick().await {
-            // Dropped the instant the term ends: a successor may be at work from then on.
-            if tick.term.run(report(&tick.term)).await.is_err() {
+            // Dropped the instant the term ends: a successor may be at work from then on. A report that merely followed
+            // the tick would go on.
+            if tick.run(report).await.is_err() {
                 println!("the term ended in the middle of a report");
             }
-            // Dropping the tick says that its work is done: a hand-over waits for that.
         }
     };
 
@@ -39,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn report(term: &Term) {
+async fn report(term: Term) {
     // Stands for what it takes to make one.
     sleep(&*SystemClock::shared(), Duration::from_millis(50)).await;
     // A service that stores the report refuses a token lower than one it has seen.

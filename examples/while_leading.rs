@@ -7,7 +7,7 @@
 use std::{error::Error, time::Duration};
 
 use tenure::{
-    Elector, Leadership, Term,
+    Elector, Term,
     clock::{SystemClock, sleep},
 };
 
@@ -17,21 +17,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Elector::builder("observer").lease_duration(Duration::from_secs(5)).start(kube::Config::infer().await?)?;
     let leadership = elector.leadership();
 
-    // Called anew in every term; its future is dropped the instant the term ends.
-    let observing = leadership.while_leading(|term| observe(term, &leadership));
+    // Called anew in every term. Its future is dropped the instant the term ends, and when this process is asked to stop: so
+    // a hand-over does not wait for work that has no end.
+    let observing = leadership.while_leading(observe);
     let ((), released) = tokio::join!(observing, elector.release_on(tokio::signal::ctrl_c()));
     println!("stopped: {released:?}");
     Ok(())
 }
 
-/// Observes until the term ends or, so that a hand-over is prompt, until this process is asked to stop.
-async fn observe(term: Term, leadership: &Leadership) {
+/// Observes for as long as it is let.
+async fn observe(term: Term) {
     println!("observing with token {}", term.token());
-    tokio::select! {
-        biased;
-        () = leadership.stopping() => println!("stopped observing, to hand over"),
-        () = count_events() => {}
-    }
+    count_events().await;
 }
 
 /// Stands for a connection that delivers events for as long as it is held.

@@ -5,7 +5,7 @@
 //! use std::time::Duration;
 //! use tenure::{Elector, PeriodicTimer, Term};
 //!
-//! # async fn report(_token: u64) {}
+//! # async fn report(_term: Term) {}
 //! # async fn observe(_term: Term) {}
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let elector = Elector::builder("hourly-report")      // the Lease; namespace and identity come from the pod
@@ -16,11 +16,10 @@
 //! let mut timer = PeriodicTimer::every(Duration::from_secs(3600), &leadership);
 //! let reports = async {
 //!     while let Some(tick) = timer.tick().await {      // pends while standby; None once stopping
-//!         let token = tick.term.token();
-//!         let _ = tick.term.run(report(token)).await;  // dropped the instant the term ends
-//!     }                                                // dropping the tick says: this work is done
+//!         let _ = tick.run(report).await;              // dropped the instant the term ends
+//!     }                                                // work that merely follows a tick is not gated
 //! };
-//! let observer = leadership.while_leading(observe);    // called anew in every term
+//! let observer = leadership.while_leading(observe);    // called anew in every term, dropped at its end and its hand-over
 //! let stop = elector.release_on(tokio::signal::ctrl_c()); // no new ticks, waits for live ones, hands over
 //! let ((), (), _released) = tokio::join!(reports, observer, stop);
 //! # Ok(())
@@ -39,6 +38,13 @@
 //! An effect that is already on the wire when its process is frozen can still land, and a virtual machine whose clock stood
 //! still does not know it. For those, send [`Term::token`] along: it grows with every term, and a target that remembers
 //! the largest one it has seen can refuse what is older.
+//!
+//! # Where to go on
+//!
+//! Work that blocks or detaches: [`Term::spawn_blocking`], [`Term::begin`]. Work that a hand-over waits for:
+//! [`Leadership::while_leading_gracefully`], [`Term::hold`]. Letting others lead for a while: [`Elector::stand_aside`]. A
+//! runtime that is blocked at times: [`election::ElectorBuilder::own_thread`]. A liveness probe: [`Elector::health`].
+//! Metrics and news of who leads: [`election::ElectorObserver`].
 //!
 //! # Features
 //!
@@ -65,6 +71,8 @@ pub mod duration;
 pub mod election;
 pub mod entropy;
 mod explain;
+#[cfg(test)]
+mod heard;
 #[cfg(feature = "controller")]
 #[doc(hidden)]
 pub mod observe;
@@ -87,5 +95,5 @@ pub mod tasks;
 pub mod timer;
 
 pub use election::{Elector, Guard, Leadership, Released, Standing, Term, TermEnded};
-pub use timer::{PeriodicTimer, Tick};
+pub use timer::{FirstTick, PeriodicTimer, Tick};
 pub use {k8s_openapi, kube};

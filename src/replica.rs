@@ -23,9 +23,7 @@ use crate::{
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
     dial::{SharedDial, TcpDial},
-    election::{
-        ConfigError, Contention, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver,
-    },
+    election::{ConfigError, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver},
     entropy::{SharedEntropy, SystemEntropy},
     explain::explain_answer,
     observe::{
@@ -203,7 +201,7 @@ async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
 /// must not wait behind it. Nor does one whose term is too old for what it is to adopt: the next one is not.
 async fn stand_aside(
     mut scheduler: watch::Receiver<SchedulerState>,
-    contend: impl Fn(Contention),
+    set_aside: impl Fn(bool),
     stopping: CancellationToken,
 ) {
     let mut aside = false;
@@ -216,12 +214,12 @@ async fn stand_aside(
         if changed.is_err() {
             if !stopping.is_cancelled() {
                 tracing::error!("The scheduler has ended: this replica hands over, and has to be restarted");
-                contend(Contention::StandAside);
+                set_aside(true);
             }
             return;
         }
         aside = !aside;
-        contend(if aside { Contention::StandAside } else { Contention::Contend });
+        set_aside(aside);
     }
 }
 
@@ -303,8 +301,10 @@ impl Replica {
             },
         });
         let candidate = elector.clone();
-        let contend = move |contention| candidate.contend(contention);
-        tasks.spawn("stand aside", stand_aside(scheduler.state(), contend, stopping.clone())).detach();
+        let drain = settings.process.drain_budget();
+        // What goes on may end in the time that it has when this replica stops; others must not wait for longer.
+        let set_aside = move |aside| if aside { candidate.stand_aside(drain) } else { candidate.contend() };
+        tasks.spawn("stand aside", stand_aside(scheduler.state(), set_aside, stopping.clone())).detach();
         let views = Views {
             identity: identity.clone(),
             lease_name: name.clone(),
@@ -324,7 +324,7 @@ impl Replica {
             let leadership = elector.leadership();
             probe::start(address, identity, leadership, clock.clone(), &tasks).await.map_err(StartError::Probe)?;
         }
-        Ok(Self { elector, scheduler, admin, stopping, clock, tasks, drain: settings.process.drain_budget() })
+        Ok(Self { elector, scheduler, admin, stopping, clock, tasks, drain })
     }
 
     /// A view of this replica's standing.
@@ -369,34 +369,34 @@ mod tests {
     async fn a_replica_hands_over_once_when_a_new_term_could_do_more() {
         let (state, view) = watch::channel(SchedulerState::default());
         let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let contend = move |contention| asked.send(contention).expect("somebody listens");
+        let set_aside = move |aside| asked.send(aside).expect("somebody listens");
         let stopping = CancellationToken::new();
         let story = async {
             state.send_modify(|state| state.wants_new_term = true);
-            assert_eq!(heard.recv().await, Some(Contention::StandAside));
+            assert_eq!(heard.recv().await, Some(true));
             state.send_modify(|state| state.foreign = 1);
             state.send_modify(|state| state.wants_new_term = false);
-            assert_eq!(heard.recv().await, Some(Contention::Contend));
+            assert_eq!(heard.recv().await, Some(false));
             stopping.cancel();
         };
-        tokio::join!(stand_aside(view, contend, stopping.clone()), story);
+        tokio::join!(stand_aside(view, set_aside, stopping.clone()), story);
     }
 
     #[tokio::test]
     async fn a_replica_whose_scheduler_has_ended_by_itself_stands_aside() {
-        for (stops, expected) in [(false, vec![Contention::StandAside]), (true, Vec::new())] {
+        for (stops, expected) in [(false, vec![true]), (true, Vec::new())] {
             let (state, view) = watch::channel(SchedulerState::default());
             let stopping = CancellationToken::new();
             let asked = Arc::new(Mutex::new(Vec::new()));
-            let contend = {
+            let set_aside = {
                 let asked = asked.clone();
-                move |contention| asked.lock().expect("not poisoned").push(contention)
+                move |aside| asked.lock().expect("not poisoned").push(aside)
             };
             if stops {
                 stopping.cancel();
             }
             drop(state);
-            stand_aside(view, contend, stopping).await;
+            stand_aside(view, set_aside, stopping).await;
             assert_eq!(*asked.lock().expect("not poisoned"), expected);
         }
     }

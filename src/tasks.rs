@@ -10,7 +10,7 @@ use std::{fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc, task};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::Instrument;
 
 /// A way to spawn that can be handed around.
@@ -92,6 +92,11 @@ impl Tasks {
         };
         self.spawn.spawn(self.tracker.track_future(body.instrument(span)).boxed());
         Task(receiver)
+    }
+
+    /// Counts as a task until it is dropped: for what runs elsewhere.
+    pub(crate) fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
     }
 
     /// How many tasks have not ended.

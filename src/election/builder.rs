@@ -4,9 +4,13 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
 use super::{
     elector::{self, Elector, Parts},
+    metadata::{LeaseMetadata, MetadataError},
     observer::{ElectorObserver, NoObserver},
+    own_thread,
     place::Place,
     record::Identity,
     timing::{Timing, TimingError, TimingRequest},
@@ -33,6 +37,8 @@ pub struct ElectorBuilder {
     observer: Arc<dyn ElectorObserver>,
     fresh: Fresh,
     place: Option<Place>,
+    metadata: LeaseMetadata,
+    own_thread: bool,
 }
 
 /// Answers whether this installation has never had a leader.
@@ -54,6 +60,15 @@ pub enum ConfigError {
     /// The watchdog did not start, and without it nothing would end a term in a starved process.
     #[error("the lease watchdog did not start: {0}")]
     Watchdog(#[source] io::Error),
+    /// The API server would refuse the labels, annotations or owners of the Lease.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The thread of the elector's own did not start.
+    #[error("the elector's own thread did not start: {0}")]
+    Thread(#[source] io::Error),
+    /// A connection was given whose tasks run on another runtime.
+    #[error("own_thread with start_with: expected start, for the connection must be made on that thread")]
+    ForeignConnection,
 }
 
 impl ElectorBuilder {
@@ -70,6 +85,8 @@ impl ElectorBuilder {
             observer: Arc::new(NoObserver),
             fresh: Box::new(|_| futures::future::ready(false).boxed()),
             place: None,
+            metadata: LeaseMetadata::default(),
+            own_thread: false,
         }
     }
 
@@ -153,6 +170,40 @@ impl ElectorBuilder {
         self
     }
 
+    /// Labels of the Lease, put on it when it is created and when a term begins. What others have put there stays.
+    pub fn labels<K: Into<String>, V: Into<String>>(mut self, labels: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.metadata.labels.extend(labels.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// Annotations of the Lease, as [`ElectorBuilder::labels`]. Keys with the prefix `tenure.dev/` are the election's own.
+    pub fn annotations<K: Into<String>, V: Into<String>>(mut self, more: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.metadata.annotations.extend(more.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// An owner of the Lease, as [`ElectorBuilder::labels`]: the Lease is deleted with it. Name what all replicas have in
+    /// common, such as their Deployment, and not a pod: a Lease that is deleted while somebody leads costs the term.
+    pub fn owner(mut self, owner: OwnerReference) -> Self {
+        self.metadata.owners.push(owner);
+        self
+    }
+
+    /// Runs the election on a thread of its own. Without this it shares the runtime it is started on, and work that blocks
+    /// all threads of that runtime for some seconds costs the term. The observer and [`ElectorBuilder::fresh_installation`]
+    /// are called on that thread.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let elector = tenure::Elector::builder("model-training").own_thread().start(kube::Config::infer().await?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn own_thread(mut self) -> Self {
+        self.own_thread = true;
+        self
+    }
+
     /// Asked once, at the start: has this installation certainly never had a leader? Then a Lease that is missing a moment
     /// later is created at once. The default is no: a replica that finds no Lease waits one lease duration, for whoever held
     /// it may not know yet that it is gone.
@@ -171,8 +222,16 @@ impl ElectorBuilder {
     /// [`ConfigError`] when the settings contradict each other or the configuration cannot be used. An API server that
     /// cannot be reached is no error: the elector waits for it.
     pub fn start(self, config: kube::Config) -> Result<Elector, ConfigError> {
+        if self.own_thread {
+            let owner = self.tasks.clone();
+            return own_thread::start(self, &owner, config);
+        }
+        self.start_here(config)
+    }
+
+    pub(super) fn start_here(self, config: kube::Config) -> Result<Elector, ConfigError> {
         let api = ApiServer::from_config(config, self.clock.clone())?;
-        self.start_with(api)
+        self.start_over(api)
     }
 
     /// Starts the election over `api`, which should be used by nothing else: the load of other work must not delay a
@@ -181,9 +240,14 @@ impl ElectorBuilder {
     /// # Errors
     /// [`ConfigError`] when the settings contradict each other.
     pub fn start_with(self, api: ApiServer) -> Result<Elector, ConfigError> {
+        if self.own_thread { Err(ConfigError::ForeignConnection) } else { self.start_over(api) }
+    }
+
+    fn start_over(self, api: ApiServer) -> Result<Elector, ConfigError> {
         if !is_subdomain(&self.name) {
             return Err(ConfigError::Name(self.name));
         }
+        self.metadata.validate()?;
         let timing = Timing::new(self.timing)?;
         let pod = self.pod.unwrap_or_else(pod_name);
         let boot = format!("{:08x}", self.entropy.next_u64() >> 32);
@@ -199,6 +263,7 @@ impl ElectorBuilder {
             tasks: self.tasks,
             observer: self.observer,
             fresh: self.fresh,
+            metadata: self.metadata,
         };
         elector::start(parts, &*self.watchdog).map_err(ConfigError::Watchdog)
     }
@@ -222,7 +287,7 @@ fn pod_name() -> String {
         .unwrap_or_else(|| "tenure".to_owned())
 }
 
-fn is_subdomain(name: &str) -> bool {
+pub(super) fn is_subdomain(name: &str) -> bool {
     let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {
         let bytes = label.as_bytes();

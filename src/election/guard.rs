@@ -19,11 +19,13 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Admission;
 use crate::clock::{BootTime, SharedClock};
 
-/// The term is over: its validity has passed, or it was revoked.
+/// The term is over: its validity has passed, or it was revoked. New work is refused by it, too, while the term is being
+/// handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the term in office has ended")]
+#[error("the term in office has ended, or takes no new work because it is being handed over")]
 pub struct TermEnded;
 
 /// One unbroken time in office, as long as it lasts. Clones are the same term.
@@ -34,7 +36,7 @@ pub struct Term(Arc<Office>);
 #[derive(Clone)]
 pub struct Guard(Arc<Office>);
 
-/// Gated work that is going on; dropping it says that it has ended.
+/// Work that a planned hand-over waits for; dropping it says that it has ended. Made by [`Term::hold`].
 #[derive(Debug)]
 #[must_use = "the work counts as ended when this is dropped"]
 pub struct Work {
@@ -44,6 +46,7 @@ pub struct Work {
 
 /// What the watchdog has to do after a look at the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Nothing; look again no later than this.
     LookAgainAt(BootTime),
@@ -60,8 +63,8 @@ pub const ABORT_GRACE: Duration = Duration::from_millis(200);
 pub const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WorkKind {
-    /// A future under [`Term::run`]: it must end with the term, or the process does.
+pub(super) enum WorkKind {
+    /// A future under [`Term::run`], or what was begun by [`Term::begin`]: it must end with the term, or the process does.
     Gated,
     /// A tick or the like: a planned hand-over waits for it, nothing more.
     Held,
@@ -73,6 +76,7 @@ pub(crate) struct Office {
     token: u64,
     nonce: String,
     clock: SharedClock,
+    admission: Admission,
     limits: Mutex<Limits>,
     /// A copy of `limits.valid_until` for the guard, which must not wait for a lock. Zero once revoked.
     valid_until_nanos: AtomicU64,
@@ -97,14 +101,15 @@ impl Office {
         token: u64,
         nonce: String,
         clock: SharedClock,
-        valid_until: BootTime,
-        lease_end: BootTime,
+        admission: Admission,
+        (valid_until, lease_end): (BootTime, BootTime),
     ) -> Arc<Self> {
         Arc::new(Self {
             lease,
             token,
             nonce,
             clock,
+            admission,
             limits: Mutex::new(Limits { valid_until, lease_end, first_look_past_end: None, revoked: false }),
             valid_until_nanos: AtomicU64::new(valid_until.as_nanos()),
             ended: CancellationToken::new(),
@@ -183,11 +188,29 @@ impl Office {
         }
     }
 
-    fn enter(self: &Arc<Self>, kind: WorkKind) -> Result<Work, TermEnded> {
+    /// Counts work that begins. It is refused while the term is being handed over: what waits for the end of work must not
+    /// wait for ever.
+    pub(super) fn enter(self: &Arc<Self>, kind: WorkKind) -> Result<Work, TermEnded> {
+        let work = self.go_on(kind)?;
+        // Counted first, asked second, here too: the hand-over waits for the work or has already refused it.
+        if self.admission.is_closed() { Err(TermEnded) } else { Ok(work) }
+    }
+
+    /// Counts a further part of work that was admitted before.
+    pub(super) fn go_on(self: &Arc<Self>, kind: WorkKind) -> Result<Work, TermEnded> {
         let work = Work { office: self.clone(), kind };
         work.counter().fetch_add(1, Ordering::SeqCst);
         // Counted first, asked second: the watchdog either sees the work or has already made the answer a no.
         self.check().map(|()| work)
+    }
+
+    /// Runs what is counted by the caller, and drops it the moment the term ends.
+    async fn run<F: Future>(&self, work: F) -> Result<F::Output, TermEnded> {
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Err(TermEnded),
+            output = work => Ok(output),
+        }
     }
 
     /// Waits until the term has ended.
@@ -212,6 +235,20 @@ impl fmt::Debug for Office {
 }
 
 impl Work {
+    /// Runs a part of this work, and drops it the moment the term ends. It is not refused while the term is being handed
+    /// over: the hand-over waits for it.
+    ///
+    /// # Errors
+    /// [`TermEnded`] if the term was over before, or ended while `part` was running.
+    pub async fn run<F: Future>(&self, part: F) -> Result<F::Output, TermEnded> {
+        let _counted = self.office.go_on(WorkKind::Gated)?;
+        self.office.run(part).await
+    }
+
+    pub(super) fn office(&self) -> &Arc<Office> {
+        &self.office
+    }
+
     fn counter(&self) -> &AtomicUsize {
         match self.kind {
             WorkKind::Gated => &self.office.gated,
@@ -266,28 +303,55 @@ impl Term {
         self.0.ended().await;
     }
 
+    /// Whether the term is to be handed over, because the elector was asked to stop or to stand aside: work should end.
+    pub fn is_handing_over(&self) -> bool {
+        self.0.admission.is_closed()
+    }
+
+    /// Waits until the term is to be handed over or has ended. Cancel-safe.
+    pub async fn handing_over(&self) {
+        tokio::select! {
+            biased;
+            () = self.0.ended.cancelled() => {}
+            () = self.0.admission.closed() => {}
+        }
+    }
+
     /// Runs `work`, and drops it the moment the term ends.
     ///
     /// If `work` blocks its thread and so cannot be dropped by the time a successor may be in office, the process is
     /// aborted (status 134): see [`Verdict::Abort`].
     ///
-    /// # Errors
-    /// [`TermEnded`] if the term was over before, or ended while `work` was running.
-    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, TermEnded> {
-        let _counted = self.0.enter(WorkKind::Gated)?;
-        tokio::select! {
-            biased;
-            () = self.0.ended.cancelled() => Err(TermEnded),
-            output = work => Ok(output),
-        }
-    }
-
-    /// Marks work that a planned hand-over waits for, without cutting it off at the term's end.
+    /// Dropping `work` does not end what it has detached: a task of `tokio::spawn` and a closure of `spawn_blocking` work on
+    /// beside a successor, and the watchdog does not know of them. Use [`Term::begin`] and [`Term::spawn_blocking`] there.
     ///
     /// # Errors
-    /// [`TermEnded`] if the term is over.
+    /// [`TermEnded`] if the term was over before or is being handed over, or ended while `work` was running.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, TermEnded> {
+        let _counted = self.0.enter(WorkKind::Gated)?;
+        self.0.run(work).await
+    }
+
+    /// Marks work that a planned hand-over waits for, without cutting it off at the term's end. Its gated parts run under
+    /// [`Work::run`].
+    ///
+    /// # Errors
+    /// [`TermEnded`] if the term is over or is being handed over.
     pub fn hold(&self) -> Result<Work, TermEnded> {
         self.0.enter(WorkKind::Held)
+    }
+
+    /// As [`Term::run`], for a part of work that was admitted before: it is not refused while the term is being handed over.
+    #[cfg(feature = "controller")]
+    pub(crate) async fn go_on<F: Future>(&self, part: F) -> Result<F::Output, TermEnded> {
+        let _counted = self.0.go_on(WorkKind::Gated)?;
+        self.0.run(part).await
+    }
+
+    /// As [`Term::hold`], for a part of work that was admitted before.
+    #[cfg(feature = "controller")]
+    pub(crate) fn hold_on(&self) -> Result<Work, TermEnded> {
+        self.0.go_on(WorkKind::Held)
     }
 
     pub(crate) fn office(&self) -> &Arc<Office> {
@@ -342,12 +406,16 @@ impl fmt::Debug for Guard {
 /// What tests of gated code need: a term that lasts as long as they say.
 #[doc(hidden)]
 pub(super) mod testing {
-    use super::{BootTime, Duration, Office, SharedClock, Term};
+    use tokio::sync::watch;
+
+    use super::{Admission, BootTime, CancellationToken, Duration, Office, SharedClock, Term};
 
     /// A term of the Lease `test/lease` that is valid for `validity` from now.
     pub fn term(clock: &SharedClock, token: u64, validity: Duration) -> Term {
         let until: BootTime = clock.boot() + validity;
-        Term::new(Office::open("test/lease".into(), token, format!("nonce-{token}"), clock.clone(), until, until))
+        let admission = Admission::new(watch::channel(None).1, CancellationToken::new());
+        let nonce = format!("nonce-{token}");
+        Term::new(Office::open("test/lease".into(), token, nonce, clock.clone(), admission, (until, until)))
     }
 
     /// Ends the term now.

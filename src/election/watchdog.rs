@@ -28,7 +28,7 @@ pub struct Watchdog {
     clock: SharedClock,
 }
 
-/// What the watchdog's driver has to do next.
+/// What the watchdog's driver has to do next. It stays exhaustive: a driver must not compile that does not know what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// Look again no later than this.

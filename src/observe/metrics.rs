@@ -13,6 +13,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::election::TryFailure;
+
 /// The metrics of one replica. Clones write to the same registry.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -21,6 +23,7 @@ pub struct Metrics {
     transitions: IntCounterVec,
     lease_valid: GaugeVec,
     lease_renew: HistogramVec,
+    lease_tries_failed: IntCounterVec,
     slots: IntCounterVec,
     runs: IntCounterVec,
     start_lateness: Histogram,
@@ -92,6 +95,9 @@ impl Metrics {
         metrics.leader.with_label_values(&[name]).set(0);
         metrics.lease_valid.with_label_values(&[name]).set(0.0);
         metrics.lease_renew.with_label_values(&[name]);
+        for failure in TryFailure::ALL {
+            metrics.lease_tries_failed.with_label_values(&[name, failure.reason()]);
+        }
         for disposition in DISPOSITIONS {
             metrics.slots.with_label_values(&[disposition]);
         }
@@ -130,6 +136,11 @@ impl Metrics {
             lease_renew: HistogramVec::new(
                 spread("tenure_lease_renew_seconds", "From sending a renewal to its confirmation.", RENEW_BUCKETS),
                 &["name"],
+            )?,
+            lease_tries_failed: count(
+                "tenure_lease_tries_failed_total",
+                "Reads and writes of the Lease that failed, by reason.",
+                &["name", "reason"],
             )?,
             slots: count("tenure_periodicjob_slots_total", "Slots decided, by disposition.", &["disposition"])?,
             runs: count(
@@ -192,6 +203,7 @@ impl Metrics {
         registry.register(Box::new(self.transitions.clone()))?;
         registry.register(Box::new(self.lease_valid.clone()))?;
         registry.register(Box::new(self.lease_renew.clone()))?;
+        registry.register(Box::new(self.lease_tries_failed.clone()))?;
         registry.register(Box::new(self.slots.clone()))?;
         registry.register(Box::new(self.runs.clone()))?;
         registry.register(Box::new(self.start_lateness.clone()))?;
@@ -222,6 +234,11 @@ impl Metrics {
     /// How long the leader of the Lease `name` may still act.
     pub fn lease_valid(&self, name: &str, left: Duration) {
         self.lease_valid.with_label_values(&[name]).set(left.as_secs_f64());
+    }
+
+    /// A read or a write of the Lease `name` has failed, for `reason`.
+    pub fn lease_try_failed(&self, name: &str, reason: &str) {
+        self.lease_tries_failed.with_label_values(&[name, reason]).inc();
     }
 
     /// A renewal of the Lease `name` was confirmed this long after it was sent.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     action::JobRef,
     api::{Disposition, Instant, PeriodicJob},
-    election::{ElectorObserver, Lost},
+    election::{ElectorObserver, Lost, TryFailure},
     periodic::{AttemptFailure, AttemptStart, JobGauges, Notice, Observer, RunReport, Urgency},
 };
 
@@ -61,6 +61,10 @@ impl ElectorObserver for Reporter {
 
     fn write_confirmed(&self, took: Duration) {
         self.metrics.lease_renewed(&self.lease, took);
+    }
+
+    fn try_failed(&self, why: TryFailure) {
+        self.metrics.lease_try_failed(&self.lease, why.reason());
     }
 }
 

@@ -87,7 +87,7 @@ impl Engine {
         self.observer.attempt_started(&job.key, &start);
         tracing::debug!(periodicjob = %job.key, run = run_id, slot = %intent.slot, attempt = intent.attempt, "Attempt");
         if run.hold.is_none() {
-            run.hold = office.term.hold().ok();
+            run.hold = office.term.hold_on().ok();
         }
         let cut = acting.cut.clone();
         run.state = RunState::Acting(acting);
@@ -96,7 +96,7 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = cut.cancelled() => Ended::Stopped,
-                end = term.run(action.attempt(attempt)) => match end {
+                end = term.go_on(action.attempt(attempt)) => match end {
                     Ok(end) => Ended::Attempt(end),
                     Err(TermEnded) => Ended::TermOver,
                 },

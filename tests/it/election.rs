@@ -6,8 +6,8 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use sandbox::{Fault, FaultRule, Verb};
 use serde_json::json;
 use tenure::{
-    Released, Standing, clock,
-    election::{Contention, ElectorObserver, Place, PlaceError},
+    Released, Standing,
+    election::{Place, PlaceError},
     entropy::SeededEntropy,
 };
 
@@ -148,40 +148,16 @@ async fn a_leader_that_is_asked_a_second_time_to_stand_aside_hands_over() {
     let lab = Lab::new(1);
     let replicas = three(&lab).await;
     let work = replicas[0].term().expect("leading").hold().expect("the term is valid");
-    replicas[0].elector.contend(Contention::StandAside);
+    replicas[0].elector.stand_aside(SECOND * 27);
     lab.sleep(SECOND).await;
-    replicas[0].elector.contend(Contention::Contend);
+    replicas[0].elector.contend();
     lab.sleep(SECOND).await;
     drop(work);
     lab.sleep(SECOND).await;
     assert!(replicas[0].leads(), "it may lead again");
-    replicas[0].elector.contend(Contention::StandAside);
+    replicas[0].elector.stand_aside(SECOND * 27);
     lab.wait_for("a successor", SECOND, || replicas[1].leads() || replicas[2].leads()).await;
     assert!(!replicas[0].leads());
-}
-
-/// Panics when a renewal is confirmed.
-#[derive(Debug)]
-struct Fragile(std::sync::atomic::AtomicU32);
-
-impl ElectorObserver for Fragile {
-    fn write_confirmed(&self, _took: Duration) {
-        let confirmed = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        assert!(confirmed < 2, "an observer that fails");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn work_does_not_outlive_an_elector_that_panics() {
-    let lab = Lab::new(1);
-    let fragile = std::sync::Arc::new(Fragile(0.into()));
-    let replica = lab.replica_with("replica-0", Drift::NONE, |builder| {
-        builder.fresh_installation(|_| async { true }).observer(fragile)
-    });
-    lab.wait_for("a leader", SECOND, || replica.leads()).await;
-    let term = replica.term().expect("leading");
-    let work = clock::timeout(&*lab.clock, LEASE_DURATION * 2, term.run(std::future::pending::<()>())).await;
-    assert_eq!(work, Ok(Err(tenure::TermEnded)));
 }
 
 #[tokio::test(start_paused = true)]

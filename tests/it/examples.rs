@@ -76,10 +76,14 @@ impl Program {
         self.says(start, limit).await.parse().unwrap()
     }
 
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
     /// Ctrl-C; the program hands over and ends well.
     async fn stop(&mut self) {
-        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::INT).unwrap();
+        self.signal(Signal::INT);
         assert_eq!(self.says("stopped: ", LIMIT).await, "Free");
         assert!(timeout(LIMIT, self.child.wait()).await.unwrap().unwrap().success());
     }
@@ -134,6 +138,7 @@ async fn of_an_active_passive_service_both_answer_and_one_works() {
     let mut two = cluster.run("active_passive", "two", None);
     let two_address = two.says("answering on ", LIMIT).await;
     two.says("passive, ready to take over", LIMIT).await;
+    two.says("the active one is one_", LIMIT).await;
     assert_eq!(ask(&two_address).await, "passive");
 
     one.stop().await;
@@ -141,4 +146,20 @@ async fn of_an_active_passive_service_both_answer_and_one_works() {
     assert!(second > first);
     assert_eq!(ask(&two_address).await, format!("active {second}"));
     two.stop().await;
+}
+
+#[tokio::test]
+async fn work_that_blocks_is_handed_over_while_it_goes_on() {
+    let cluster = Cluster::start().await;
+    let mut one = cluster.run("blocking_work", "one", None);
+    let first = one.token("computing with token ", LIMIT).await;
+    let mut two = cluster.run("blocking_work", "two", None);
+    // The second one sees the Lease only a moment after its start.
+    one.signal(Signal::USR1);
+    let second = two.token("computing with token ", LIMIT).await;
+    assert!(second > first);
+    one.signal(Signal::USR2);
+    two.stop().await;
+    assert!(one.token("computing with token ", HANDOVER_LIMIT).await > second);
+    one.stop().await;
 }

@@ -11,6 +11,7 @@ mod dev;
 mod election;
 mod examples;
 mod jobs;
+mod library;
 mod periodic;
 mod readme;
 mod shutdown;

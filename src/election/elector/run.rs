@@ -12,10 +12,12 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
     super::{
+        admission::{Admission, Aside},
         guard::{Office, Term},
-        leadership::Standing,
+        leadership::{Herald, Standing},
         machine::{Action, Contention, Event, Lost, Machine, ReadOutcome, Tenure, WriteOutcome},
-        observer::ElectorObserver,
+        metadata::LeaseMetadata,
+        observer::{Told, TryFailure},
         place::Place,
         record::{FIELD_MANAGER, Record},
         timing::Timing,
@@ -33,7 +35,7 @@ use crate::{
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 
 /// The loop takes a turn at least this often, so that a stuck one can be told from an idle one.
-const TURN_MAX: Duration = Duration::from_secs(5);
+pub(in super::super) const TURN_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Loop {
     pub(super) machine: Machine,
@@ -45,7 +47,9 @@ pub(super) struct Loop {
     pub(super) name: String,
     pub(super) timing: Timing,
     pub(super) clock: SharedClock,
-    pub(super) observer: Arc<dyn ElectorObserver>,
+    pub(super) observer: Told,
+    pub(super) metadata: LeaseMetadata,
+    pub(super) admission: Admission,
     pub(super) office: Option<Arc<Office>>,
     /// The newest term, in office or not.
     pub(super) last_office: Option<Arc<Office>>,
@@ -57,11 +61,18 @@ pub(super) struct Loop {
     /// Whether it has been said that the Lease shows a longer duration than this replica's own.
     pub(super) longer_lease_told: bool,
     pub(super) watch_anew: Arc<Notify>,
-    pub(super) standing: watch::Sender<Standing>,
+    pub(super) standing: Herald,
     pub(super) report: watch::Sender<ElectorReport>,
     /// Bounded: the machine starts at most one request per try, a try takes at least
     /// [`super::timing::TRY_DEADLINE_MIN`], and each is given up after one lease duration.
     pub(super) requests: FuturesUnordered<BoxFuture<'static, News>>,
+}
+
+/// What the elector's handle asks of the loop: until when work in hand may end, before others may lead for a while, and
+/// before this replica leaves the election.
+pub(super) struct Orders {
+    pub(super) aside: watch::Receiver<Aside>,
+    pub(super) release: watch::Receiver<Option<BootTime>>,
 }
 
 /// What one of the loop's own futures brings.
@@ -75,7 +86,7 @@ pub(super) enum News {
 enum Turn {
     News(News),
     Watched(Event),
-    Contend(Contention),
+    Aside(Aside),
     Release,
     DrainOver,
     GiveUp,
@@ -86,12 +97,13 @@ impl Loop {
     pub(super) async fn run(
         mut self,
         mut watched: mpsc::Receiver<Event>,
-        mut contention: watch::Receiver<Contention>,
-        mut release: watch::Receiver<Option<BootTime>>,
+        orders: Orders,
         done: oneshot::Sender<Released>,
     ) {
+        let Orders { mut aside, mut release } = orders;
         let mut retired = self.step(Event::Tick);
         let mut drain_until: Option<BootTime> = None;
+        let mut aside_drain_until: Option<BootTime> = None;
         let mut give_up_at: Option<BootTime> = None;
         let mut release_closed = false;
         while !retired {
@@ -109,9 +121,9 @@ impl Loop {
                 }
                 Some(news) = self.requests.next(), if !self.requests.is_empty() => Turn::News(news),
                 Some(event) = watched.recv() => Turn::Watched(event),
-                Ok(()) = contention.changed() => Turn::Contend(*contention.borrow_and_update()),
+                Ok(()) = aside.changed() => Turn::Aside(*aside.borrow_and_update()),
                 () = until(&self.clock, give_up_at) => Turn::GiveUp,
-                () = until(&self.clock, drain_until) => Turn::DrainOver,
+                () = until(&self.clock, drain_until.into_iter().chain(aside_drain_until).min()) => Turn::DrainOver,
                 () = self.clock.sleep_until(wake) => Turn::Tick,
             };
             let event = match turn {
@@ -126,7 +138,10 @@ impl Loop {
                     self.hear(news)
                 }
                 Turn::Watched(event) => Some(event),
-                Turn::Contend(contention) => Some(Event::Contend(contention)),
+                Turn::Aside(until) => {
+                    aside_drain_until = until;
+                    Some(Event::Contend(if until.is_some() { Contention::StandAside } else { Contention::Contend }))
+                }
                 Turn::Release => {
                     let deadline = release.borrow_and_update().unwrap_or_default();
                     drain_until = Some(deadline);
@@ -134,7 +149,9 @@ impl Loop {
                     Some(Event::Stop)
                 }
                 Turn::DrainOver => {
-                    drain_until = None;
+                    let now = self.clock.boot();
+                    drain_until = drain_until.filter(|at| *at > now);
+                    aside_drain_until = aside_drain_until.filter(|at| *at > now);
                     Some(Event::Drained)
                 }
                 Turn::GiveUp => break,
@@ -204,13 +221,20 @@ impl Loop {
 
     fn lead(&mut self, tenure: Tenure) {
         let Tenure { token, nonce, valid_until, lease_end } = tenure;
-        let office = Office::open(self.lease.clone(), token, nonce, self.clock.clone(), valid_until, lease_end);
+        let office = Office::open(
+            self.lease.clone(),
+            token,
+            nonce,
+            self.clock.clone(),
+            self.admission.clone(),
+            (valid_until, lease_end),
+        );
         self.post.put(Some(office.clone()));
         self.office = Some(office.clone());
         self.last_office = Some(office.clone());
         self.drain_awaited = false;
         tracing::info!(lease = %self.lease, token, "Took office");
-        self.observer.term_began(token);
+        self.observer.tell(|observer| observer.term_began(token));
         self.report.send_modify(|report| report.since = self.clock.boot());
         self.standing.send_replace(Standing::Leading(Term::new(office.clone())));
         let waiting = async move {
@@ -231,7 +255,7 @@ impl Loop {
             self.machine.move_to(Some(place.name().to_owned()));
         }
         tracing::info!(lease = %self.lease, reason = lost.reason(), "Left office");
-        self.observer.term_ended(lost);
+        self.observer.tell(|observer| observer.term_ended(lost));
         self.report.send_modify(|report| {
             report.since = self.clock.boot();
             report.last_lost = Some(lost);
@@ -272,7 +296,10 @@ impl Loop {
                     self.way.renew_connections();
                 }
                 if matches!(*event, Event::Answered { outcome: WriteOutcome::Stored(_), .. }) {
-                    self.observer.write_confirmed(took);
+                    self.observer.tell(|observer| observer.write_confirmed(took));
+                }
+                if let Some(why) = failure_of(&event, error.as_ref()) {
+                    self.observer.tell(|observer| observer.try_failed(why));
                 }
                 self.note_error(error);
                 Some(*event)
@@ -320,6 +347,7 @@ impl Loop {
                 "The Lease shows a longer duration than this replica's: do not delete it before the longer one has passed"
             );
         }
+        self.observer.shown(self.machine.holder());
         let holder = self.machine.holder().map(|holder| holder.as_str().to_owned());
         let valid_until = self.office.as_ref().map(|office| office.valid_until());
         self.report.send_modify(|report| {
@@ -336,7 +364,7 @@ impl Loop {
                 Ok(record) => (Event::Read { id, outcome: ReadOutcome::Found(record) }, None),
                 Err(error) => {
                     let outcome = ReadOutcome::Failed { retry_after: None };
-                    (Event::Read { id, outcome }, Some(Failure::other(&error)))
+                    (Event::Read { id, outcome }, Some(Failure::other(TryFailure::Unreadable, &error)))
                 }
             },
             Ok(None) => (Event::Read { id, outcome: ReadOutcome::Absent }, None),
@@ -347,7 +375,11 @@ impl Loop {
         });
     }
 
-    fn write(&mut self, write: u64, lease: Lease, verb: WriteVerb, sent: BootTime) {
+    fn write(&mut self, write: u64, mut lease: Lease, verb: WriteVerb, sent: BootTime) {
+        // A renewal leaves them as they are: they may have been edited since the term began.
+        if self.office.is_none() {
+            self.metadata.put_on(&mut lease);
+        }
         tracing::debug!(lease = %self.lease, write, ?verb, ?sent, "Writing the Lease");
         let (leases, name) = (self.leases.clone(), self.name.clone());
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -363,7 +395,7 @@ impl Loop {
             let (outcome, error) = match answer {
                 Ok(Ok(lease)) => match Record::read(lease) {
                     Ok(record) => (WriteOutcome::Stored(record), None),
-                    Err(error) => (WriteOutcome::Unclear, Some(Failure::other(&error))),
+                    Err(error) => (WriteOutcome::Unclear, Some(Failure::other(TryFailure::Unreadable, &error))),
                 },
                 Ok(Err(Refusal::Conflict)) => (WriteOutcome::Conflict, None),
                 Ok(Err(Refusal::Refused(failure))) => {
@@ -391,7 +423,7 @@ impl Loop {
             let sent = clock.boot();
             let answer = match clock::timeout(&*clock, patience, request).await {
                 Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-                Err(elapsed) => Err(Failure::other(&elapsed)),
+                Err(elapsed) => Err(Failure::other(TryFailure::Unanswered, &elapsed)),
             };
             let (event, error) = interpret(answer);
             News::Answer { event: Box::new(event), took: clock.boot() - sent, error }
@@ -420,6 +452,7 @@ pub(super) struct Failure {
     retry_after: Option<Duration>,
     /// Whether the API server knew who asked, if it has answered.
     identified: Option<bool>,
+    why: TryFailure,
 }
 
 impl Failure {
@@ -430,12 +463,19 @@ impl Failure {
             forbidden: status.is_some_and(|status| status.code == 403),
             retry_after: status.and_then(|status| retry_after(status)),
             identified: status.map(|status| status.code != 401),
+            why: TryFailure::of(error),
         }
     }
 
-    fn other(error: &dyn std::error::Error) -> Self {
-        Self { message: error.to_string(), forbidden: false, retry_after: None, identified: None }
+    fn other(why: TryFailure, error: &dyn std::error::Error) -> Self {
+        Self { message: error.to_string(), forbidden: false, retry_after: None, identified: None, why }
     }
+}
+
+/// Why a try has failed, if it has. A conflict is no error of the API server's, but nothing was stored either.
+fn failure_of(event: &Event, error: Option<&Failure>) -> Option<TryFailure> {
+    let conflict = matches!(event, Event::Answered { outcome: WriteOutcome::Conflict, .. });
+    error.map(|failure| failure.why).or(conflict.then_some(TryFailure::Conflict))
 }
 
 /// A status from 400 to 499 means that nothing was stored, except 408, which only says that time ran out. Everything else
@@ -444,11 +484,13 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
     match error {
         kube::Error::Api(status) if status.code == 409 => Ok(Refusal::Conflict),
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
+            let why = TryFailure::of(&kube::Error::Api(status.clone()));
             Ok(Refusal::Refused(Failure {
                 message: status.message.clone(),
                 forbidden: status.code == 403,
                 retry_after: retry_after(&status),
                 identified: Some(status.code != 401),
+                why,
             }))
         }
         other => Err(other),

@@ -12,7 +12,7 @@ const LEASE: Duration = Duration::from_secs(11);
 fn office(clock: &Arc<SimulatedClock>) -> Arc<Office> {
     let shared: SharedClock = clock.clone();
     let now = shared.boot();
-    Office::open("ns/lease".into(), 7, "n".into(), shared, now + VALID, now + LEASE)
+    Office::open("ns/lease".into(), 7, "n".into(), shared, Admission::open(), (now + VALID, now + LEASE))
 }
 
 fn clock() -> Arc<SimulatedClock> {
@@ -116,7 +116,7 @@ fn time_that_passes_on_the_boot_clock_alone_ends_a_term() {
     const SUSPENDED: Duration = Duration::from_hours(24);
     let valid = |until: BootTime| {
         let clock = crate::clock::SystemClock::shared();
-        Term::new(Office::open("ns/lease".into(), 7, "n".into(), clock, until, until)).guard().check().is_ok()
+        Term::new(Office::open("ns/lease".into(), 7, "n".into(), clock, Admission::open(), (until, until))).guard().check().is_ok()
     };
     if let Ok(until) = std::env::var(VALID_UNTIL) {
         let until = BootTime::from_nanos(until.parse().expect("nanoseconds"));
@@ -147,4 +147,49 @@ fn time_that_passes_on_the_boot_clock_alone_ends_a_term() {
     let said = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success(), "{needed}: {}{said}", String::from_utf8_lossy(&child.stderr));
     assert!(said.contains("the guard says no"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn begun_work_that_outlives_its_term_aborts_the_process() {
+    let clock = clock();
+    let office = office(&clock);
+    let work = Term::new(office.clone()).begin().expect("the term is valid");
+    let end = clock.boot() + LEASE;
+    assert!(matches!(office.look(clock.boot() + VALID), Verdict::Revoked(_)));
+    assert_eq!(work.check(), Err(TermEnded));
+    assert_eq!(office.look(end), Verdict::Abort);
+    drop(work);
+    assert!(matches!(office.look(end + LEASE), Verdict::Revoked(_)));
+}
+
+#[tokio::test]
+async fn a_blocking_closure_that_outlives_its_term_aborts_the_process() {
+    let clock = clock();
+    let office = office(&clock);
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (let_end, may_end) = std::sync::mpsc::channel::<()>();
+    let blocking = Term::new(office.clone()).spawn_blocking(move |work| {
+        begun.send(()).expect("the test listens");
+        may_end.recv().expect("the test lets it end");
+        work.check()
+    });
+    has_begun.recv().expect("a thread is free");
+    let end = clock.boot() + LEASE;
+    // As the end of a term does, which does not end the closure.
+    drop(blocking);
+    assert!(matches!(office.look(end), Verdict::Revoked(_)));
+    assert_eq!(office.look(end + LEASE), Verdict::Abort);
+    let_end.send(()).expect("it waits");
+    office.wait_until(Office::gated_work_has_ended).await;
+}
+
+#[tokio::test]
+async fn a_blocking_closure_hands_on_its_output_its_panic_and_its_terms_end() {
+    let clock = clock();
+    let term = Term::new(office(&clock));
+    assert_eq!(term.spawn_blocking(|work| work.check().map(|()| 7)).await, Ok(Ok(7)));
+    let panicking = term.spawn_blocking(|_| assert!(std::env::args().count() == 0, "out of luck"));
+    assert!(std::panic::AssertUnwindSafe(panicking).catch_unwind().await.is_err());
+    term.office().revoke();
+    assert_eq!(term.spawn_blocking(|_| ()).await, Err(TermEnded));
 }

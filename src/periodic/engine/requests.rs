@@ -57,7 +57,7 @@ impl Engine {
             (None, false) => return,
         };
         // The hand-over waits for the answer: a stored intent is then acted on and not left to the successor.
-        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
+        let hold = self.office.as_ref().and_then(|office| office.term.hold_on().ok());
         let Write { patch, kind, .. } = write;
         let looks = self.facts.clone();
         self.begin(job, async move {
@@ -130,7 +130,7 @@ impl Engine {
             guard: office.term.guard(),
         };
         let (term, action) = (office.term.clone(), self.action.clone());
-        self.tasks.spawn("history", async move { term.run(action.tidy(tidy)).await }).detach();
+        self.tasks.spawn("history", async move { term.go_on(action.tidy(tidy)).await }).detach();
     }
 
     fn begin(&mut self, job: &mut Job, request: impl Future<Output = Event> + Send + 'static) {
@@ -161,7 +161,7 @@ impl Engine {
     pub(in super::super) fn run_is_stored(&self, run_id: &str, job: &Job) -> Option<Run> {
         let intent = job.status.as_ref()?.active.get(run_id)?.clone();
         let in_doubt = job.runs.get(run_id).map_or_else(|| job.may_be_in_doubt(&intent), |run| run.in_doubt);
-        let hold = self.office.as_ref().and_then(|office| office.term.hold().ok());
+        let hold = self.office.as_ref().and_then(|office| office.term.hold_on().ok());
         Some(Run { intent, state: RunState::Waiting, hold, in_doubt })
     }
 }

@@ -11,7 +11,6 @@ use tenure::{
     api::PeriodicJob,
     apiserver::ApiServer,
     clock::Clock,
-    election::Contention,
     entropy::SharedEntropy,
     periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, Scope},
     tasks::{Spawn, Tasks},
@@ -29,6 +28,9 @@ pub const LEDGER: &str = "http://ledger/";
 
 /// The Lease whose jobs every replica takes over. Most tests have none of it.
 pub const PREDECESSOR: &str = "old/tenure";
+
+/// How long work in hand may go on when a replica stands aside: as with the default grace period.
+const DRAIN: Duration = Duration::from_secs(27);
 
 /// A replica with its scheduler.
 pub struct Whole {
@@ -77,7 +79,11 @@ impl Whole {
             let mut aside = false;
             while state.wait_for(|state| state.should_stand_aside() != aside).await.is_ok() {
                 aside = !aside;
-                elector.contend(if aside { Contention::StandAside } else { Contention::Contend });
+                if aside {
+                    elector.stand_aside(DRAIN);
+                } else {
+                    elector.contend();
+                }
             }
         }));
     }
