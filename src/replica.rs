@@ -7,27 +7,25 @@
 //! Order of the stop: readiness fails, no new run starts, what runs may end within the drain time and is recorded, the
 //! Lease is released, the notes are written, the admin port closes.
 
+pub mod aside;
+pub mod fresh;
+
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::{
-    Api, Config,
-    api::ListParams,
+    Config,
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     action::{Egress, HttpRunner, JobRunner, KubeSecrets, ResolveOverride, Runners},
-    api::PeriodicJob,
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
     dial::{SharedDial, TcpDial},
-    election::{
-        ConfigError, Contention, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver,
-    },
+    election::{ConfigError, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver},
     entropy::{SharedEntropy, SystemEntropy},
-    explain::explain_answer,
     observe::{
         Reporter,
         events::Events,
@@ -35,7 +33,7 @@ use crate::{
         probe,
         views::Views,
     },
-    periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope},
+    periodic::{LeaseName, Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, Scope},
     server::{self, Admin, AdminError},
     settings::{ClusterSettings, GRACE_RESERVE, ProcessSettings, Settings},
     tasks::Tasks,
@@ -174,57 +172,6 @@ fn place(settings: &ProcessSettings) -> Result<Option<Place>, PlaceError> {
     }
 }
 
-/// An API server that has just taken the definition of the jobs does not serve them at once; so long is the pause before
-/// it is asked again. The elector asks for a moment only, and then waits as if somebody might have led.
-const NOT_SERVED_PAUSE: Duration = Duration::from_millis(200);
-
-/// Whether no job in scope has ever been claimed by a term: then nobody can still hold a Lease that is not there.
-async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
-    let jobs = match scope {
-        Some(namespace) => Api::<PeriodicJob>::namespaced(api.client(), &namespace),
-        None => Api::all(api.client()),
-    };
-    let mut told = false;
-    loop {
-        match jobs.list(&ListParams::default()).await {
-            Ok(jobs) => return jobs.items.iter().all(|job| job.status.is_none()),
-            Err(error) if !told => {
-                told = true;
-                let error = explain_answer(&error);
-                tracing::info!(error, "Jobs cannot be listed yet: until they are, a missing Lease is waited for");
-            }
-            Err(_) => {}
-        }
-        clock::sleep(&**api.clock(), NOT_SERVED_PAUSE).await;
-    }
-}
-
-/// A replica whose clock is wrong, or whose scheduler has ended by a fault of its own, does not lead: one that is sound
-/// must not wait behind it. Nor does one whose term is too old for what it is to adopt: the next one is not.
-async fn stand_aside(
-    mut scheduler: watch::Receiver<SchedulerState>,
-    contend: impl Fn(Contention),
-    stopping: CancellationToken,
-) {
-    let mut aside = false;
-    loop {
-        let changed = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            changed = scheduler.wait_for(|state| state.should_stand_aside() != aside) => changed.map(drop),
-        };
-        if changed.is_err() {
-            if !stopping.is_cancelled() {
-                tracing::error!("The scheduler has ended: this replica hands over, and has to be restarted");
-                contend(Contention::StandAside);
-            }
-            return;
-        }
-        aside = !aside;
-        contend(if aside { Contention::StandAside } else { Contention::Contend });
-    }
-}
-
 impl Replica {
     /// Starts a replica with these settings on this ground.
     ///
@@ -259,7 +206,7 @@ impl Replica {
             .observer(reporter.clone())
             .fresh_installation({
                 let scope = settings.cluster.watch_namespace.clone();
-                move |api| never_led(api, scope)
+                move |api| fresh::never_led(api, scope)
             });
         if let Some(place) = place(&settings.process)? {
             builder = builder.place(place);
@@ -291,7 +238,7 @@ impl Replica {
             clock: clock.clone(),
             entropy,
             tasks: tasks.clone(),
-            observer: reporter,
+            observer: reporter.clone(),
             controller,
             class: settings.cluster.class.clone(),
             adopt_from: settings.election.adopt_from.clone(),
@@ -302,9 +249,19 @@ impl Replica {
                 max_clock_skew: settings.jobs.max_clock_skew,
             },
         });
+        let around = aside::Surroundings {
+            scheduler: scheduler.clone(),
+            leadership: elector.leadership(),
+            api: api.clone(),
+            lease: LeaseName::new(namespace, name),
+            lease_duration: settings.election.lease_duration,
+            clock: clock.clone(),
+            stopping: stopping.clone(),
+        };
         let candidate = elector.clone();
         let contend = move |contention| candidate.contend(contention);
-        tasks.spawn("stand aside", stand_aside(scheduler.state(), contend, stopping.clone())).detach();
+        let overruled = move |by| reporter.clock_overruled(by);
+        tasks.spawn("stand aside", aside::stand_aside(around, contend, overruled)).detach();
         let views = Views {
             identity: identity.clone(),
             lease_name: name.clone(),
@@ -356,48 +313,5 @@ impl Replica {
             Released::Unsettled => tracing::warn!("Stopped, but the API server has not confirmed the release"),
         }
         released
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_replica_hands_over_once_when_a_new_term_could_do_more() {
-        let (state, view) = watch::channel(SchedulerState::default());
-        let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let contend = move |contention| asked.send(contention).expect("somebody listens");
-        let stopping = CancellationToken::new();
-        let story = async {
-            state.send_modify(|state| state.wants_new_term = true);
-            assert_eq!(heard.recv().await, Some(Contention::StandAside));
-            state.send_modify(|state| state.foreign = 1);
-            state.send_modify(|state| state.wants_new_term = false);
-            assert_eq!(heard.recv().await, Some(Contention::Contend));
-            stopping.cancel();
-        };
-        tokio::join!(stand_aside(view, contend, stopping.clone()), story);
-    }
-
-    #[tokio::test]
-    async fn a_replica_whose_scheduler_has_ended_by_itself_stands_aside() {
-        for (stops, expected) in [(false, vec![Contention::StandAside]), (true, Vec::new())] {
-            let (state, view) = watch::channel(SchedulerState::default());
-            let stopping = CancellationToken::new();
-            let asked = Arc::new(Mutex::new(Vec::new()));
-            let contend = {
-                let asked = asked.clone();
-                move |contention| asked.lock().expect("not poisoned").push(contention)
-            };
-            if stops {
-                stopping.cancel();
-            }
-            drop(state);
-            stand_aside(view, contend, stopping).await;
-            assert_eq!(*asked.lock().expect("not poisoned"), expected);
-        }
     }
 }
