@@ -72,18 +72,20 @@ impl Aside {
     /// Takes note of what a look at the Lease that was answered by `now` has shown. Whatever has changed is a sign of life:
     /// the record of a dead holder stands as it is.
     pub fn saw(&mut self, seen: Seen, now: BootTime) {
-        let known = self.seen.as_ref();
-        if known.is_some_and(|known| *known != seen) || self.quiet_since.is_none() {
-            self.quiet_since = Some(now);
+        let changed = self.seen.as_ref().is_some_and(|known| *known != seen);
+        if changed {
+            self.quiet_since = None;
             // Whoever holds it is preferred. A Lease that was given up says nothing against contending for it.
             self.anyway &= seen.holder.is_none();
         }
         self.longest = self.longest.max(seen.duration);
         self.seen = Some(seen);
+        let patience = self.lease_duration.max(self.longest) * LEASES_WITHOUT_HOLDER;
+        self.anyway |= now.saturating_since(*self.quiet_since.get_or_insert(now)) >= patience;
     }
 
     /// What this replica is to do. `state` is that of its scheduler, if that has not ended.
-    pub fn decide(&mut self, state: Option<&SchedulerState>, leads: bool, now: BootTime) -> Verdict {
+    pub fn decide(&mut self, state: Option<&SchedulerState>, leads: bool) -> Verdict {
         let Some(state) = state else { return Verdict::StandAside };
         if state.clock_skew.is_none() {
             *self = Self { longest: self.longest, ..Self::new(self.lease_duration) };
@@ -92,9 +94,6 @@ impl Aside {
             // What it has written itself meanwhile is nobody else's sign of life.
             self.seen = None;
         }
-        let patience = self.lease_duration.max(self.longest) * LEASES_WITHOUT_HOLDER;
-        let is_quiet = self.quiet_since.is_some_and(|since| now.saturating_since(since) >= patience);
-        self.anyway |= is_quiet && self.seen.is_some();
         if !state.synced || state.wants_new_term {
             return Verdict::StandAside;
         }
@@ -144,7 +143,7 @@ pub fn stand_aside(
         loop {
             let state = shown.borrow_and_update().clone();
             let leads = matches!(*standing.borrow_and_update(), Standing::Leading(_));
-            let verdict = aside.decide(Some(&state), leads, clock.boot());
+            let verdict = aside.decide(Some(&state), leads);
             if verdict != told {
                 told = verdict;
                 if let (Verdict::ContendAnyway, Some(skew)) = (verdict, state.clock_skew) {
@@ -172,7 +171,7 @@ pub fn stand_aside(
                 changed = shown.changed() => if changed.is_err() {
                     if !stopping.is_cancelled() {
                         tracing::error!("The scheduler has ended: this replica hands over, and has to be restarted");
-                        contend(aside.decide(None, leads, clock.boot()).contention());
+                        contend(aside.decide(None, leads).contention());
                     }
                     return;
                 },

@@ -46,7 +46,7 @@ fn a_replica_contends_while_nothing_speaks_against_it(
     #[case] expected: Verdict,
 ) {
     for leads in [false, true] {
-        assert_eq!(Aside::new(LEASE).decide(state.as_ref(), leads, at(0)), expected);
+        assert_eq!(Aside::new(LEASE).decide(state.as_ref(), leads), expected);
     }
 }
 
@@ -74,51 +74,44 @@ fn with_a_wrong_clock_it_contends_when_nobody_was_seen_for_three_leases() {
         let mut aside = Aside::new(LEASE);
         for (holder, version, seconds, expected) in looks {
             aside.saw(seen(holder, *version), at(*seconds));
-            assert_eq!(aside.decide(Some(&wrong()), false, at(*seconds)), *expected, "{looks:?} at {seconds}");
+            assert_eq!(aside.decide(Some(&wrong()), false), *expected, "{looks:?} at {seconds}");
         }
-    }
-}
-
-#[test]
-fn without_an_answer_nothing_is_known_of_the_holder() {
-    let mut aside = Aside::new(LEASE);
-    for seconds in [0, 45, 3_600] {
-        assert_eq!(aside.decide(Some(&wrong()), false, at(seconds)), Verdict::StandAside);
     }
 }
 
 #[test]
 fn a_longer_lease_than_its_own_is_waited_for_three_times() {
     let mut aside = Aside::new(LEASE);
-    aside.saw(Seen { duration: LEASE * 4, ..seen("old", 1) }, at(0));
-    assert_eq!(aside.decide(Some(&wrong()), false, at(179)), Verdict::StandAside);
-    assert_eq!(aside.decide(Some(&wrong()), false, at(180)), Verdict::ContendAnyway);
+    for (seconds, expected) in [(0, Verdict::StandAside), (179, Verdict::StandAside), (180, Verdict::ContendAnyway)] {
+        aside.saw(Seen { duration: LEASE * 4, ..seen("old", 1) }, at(seconds));
+        assert_eq!(aside.decide(Some(&wrong()), false), expected, "{seconds}");
+    }
 }
 
 #[test]
-fn a_leader_that_contends_anyway_goes_on_until_it_is_replaced_or_its_clock_is_right() {
+fn who_leads_anyway_goes_on_until_it_is_replaced_or_its_clock_is_right() {
     let mut aside = Aside::new(LEASE);
-    let decide =
-        |aside: &mut Aside, state: &SchedulerState, leads, seconds| aside.decide(Some(state), leads, at(seconds));
     aside.saw(seen("", 1), at(0));
-    assert_eq!(decide(&mut aside, &wrong(), false, 45), Verdict::ContendAnyway);
-    assert_eq!(decide(&mut aside, &wrong(), true, 3_600), Verdict::ContendAnyway);
+    aside.saw(seen("", 1), at(45));
+    assert_eq!(aside.decide(Some(&wrong()), false), Verdict::ContendAnyway);
+    assert_eq!(aside.decide(Some(&wrong()), true), Verdict::ContendAnyway);
     // Its term was lost: the first look shows its own record, the next one that another has taken the Lease.
     aside.saw(seen("self", 900), at(3_601));
-    assert_eq!(decide(&mut aside, &wrong(), false, 3_601), Verdict::ContendAnyway);
+    assert_eq!(aside.decide(Some(&wrong()), false), Verdict::ContendAnyway);
     aside.saw(seen("other", 901), at(3_606));
-    assert_eq!(decide(&mut aside, &wrong(), false, 3_606), Verdict::StandAside);
-    assert_eq!(decide(&mut aside, &listed(), false, 3_607), Verdict::Contend);
+    assert_eq!(aside.decide(Some(&wrong()), false), Verdict::StandAside);
+    assert_eq!(aside.decide(Some(&listed()), false), Verdict::Contend);
     // What was seen before its clock was right says nothing about later.
-    assert_eq!(decide(&mut aside, &wrong(), true, 4_000), Verdict::StandAside);
+    assert_eq!(aside.decide(Some(&wrong()), true), Verdict::StandAside);
 }
 
 #[test]
 fn a_replica_that_has_not_listed_the_jobs_does_not_contend_anyway() {
     let mut aside = Aside::new(LEASE);
     aside.saw(seen("", 1), at(0));
+    aside.saw(seen("", 1), at(60));
     let unlisted = SchedulerState { synced: false, ..wrong() };
-    assert_eq!(aside.decide(Some(&unlisted), false, at(60)), Verdict::StandAside);
+    assert_eq!(aside.decide(Some(&unlisted), false), Verdict::StandAside);
 }
 
 /// A loop whose words are heard.
