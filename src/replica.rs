@@ -172,6 +172,15 @@ fn place(settings: &ProcessSettings) -> Result<Option<Place>, PlaceError> {
     }
 }
 
+/// The one place from which the elector is told whether this replica takes part.
+fn stand_aside(
+    around: aside::Surroundings,
+    elector: Arc<Elector>,
+    reporter: Arc<Reporter>,
+) -> impl Future<Output = ()> + Send + 'static {
+    aside::stand_aside(around, move |contention| elector.contend(contention), move |by| reporter.clock_overruled(by))
+}
+
 impl Replica {
     /// Starts a replica with these settings on this ground.
     ///
@@ -182,9 +191,9 @@ impl Replica {
         let identity = settings.cluster.replica_name();
         let name = &settings.election.resource_name;
         let namespace = settings.election.resource_namespace.as_deref().unwrap_or_else(|| api.namespace());
-        let controller = format!("{namespace}/{name}");
-        if settings.election.adopt_from.iter().any(|lease| lease.to_string() == controller) {
-            return Err(StartError::AdoptsItself(controller));
+        let lease = LeaseName::new(namespace, name);
+        if settings.election.adopt_from.contains(&lease) {
+            return Err(StartError::AdoptsItself(lease.to_string()));
         }
         let stopping = CancellationToken::new();
         let election_date = election_api.date();
@@ -239,7 +248,7 @@ impl Replica {
             entropy,
             tasks: tasks.clone(),
             observer: reporter.clone(),
-            controller,
+            controller: lease.to_string(),
             class: settings.cluster.class.clone(),
             adopt_from: settings.election.adopt_from.clone(),
             adopt_patience: settings.election.lease_duration,
@@ -253,15 +262,12 @@ impl Replica {
             scheduler: scheduler.clone(),
             leadership: elector.leadership(),
             api: api.clone(),
-            lease: LeaseName::new(namespace, name),
+            lease,
             lease_duration: settings.election.lease_duration,
             clock: clock.clone(),
             stopping: stopping.clone(),
         };
-        let candidate = elector.clone();
-        let contend = move |contention| candidate.contend(contention);
-        let overruled = move |by| reporter.clock_overruled(by);
-        tasks.spawn("stand aside", aside::stand_aside(around, contend, overruled)).detach();
+        tasks.spawn("stand aside", stand_aside(around, elector.clone(), reporter)).detach();
         let views = Views {
             identity: identity.clone(),
             lease_name: name.clone(),

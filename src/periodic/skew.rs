@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_whose_clock_was_put_right_is_believed_when_its_old_answers_are_old() {
+    async fn a_server_that_was_put_right_is_believed_when_its_answers_are_old() {
         let (clock, mut skew) = told(&[(0, 10); 5]).await;
         skew.look(&*clock);
         clock.sleep_until(clock.boot() + PERSISTS).await;
