@@ -35,7 +35,7 @@ use crate::{
     },
     periodic::{LeaseName, Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, Scope},
     server::{self, Admin, AdminError},
-    settings::{ClusterSettings, GRACE_RESERVE, ProcessSettings, Settings},
+    settings::{ClusterSettings, GRACE_RESERVE, JobSettings, ProcessSettings, Settings},
     tasks::Tasks,
 };
 
@@ -172,6 +172,12 @@ fn place(settings: &ProcessSettings) -> Result<Option<Place>, PlaceError> {
     }
 }
 
+fn http_runner(settings: &JobSettings, api: &ApiServer, dial: SharedDial) -> HttpRunner {
+    let secrets = Arc::new(KubeSecrets::new(api.client()));
+    let dial = Arc::new(ResolveOverride::new(settings.resolve.clone(), dial));
+    HttpRunner::new(dial, Egress::new(settings.egress_allow.clone()), secrets, api.clock().clone())
+}
+
 /// The one place from which the elector is told whether this replica takes part.
 fn stand_aside(
     around: aside::Surroundings,
@@ -224,12 +230,9 @@ impl Replica {
             builder = builder.renew_deadline(deadline);
         }
         let elector = Arc::new(builder.start_with(election_api)?);
-        let secrets = Arc::new(KubeSecrets::new(api.client()));
-        let dial = Arc::new(ResolveOverride::new(settings.jobs.resolve.clone(), dial));
-        let egress = Egress::new(settings.jobs.egress_allow.clone());
         let namespace_in_scope = settings.cluster.watch_namespace.clone();
         let action = Runners {
-            http: Arc::new(HttpRunner::new(dial, egress, secrets, clock.clone())),
+            http: Arc::new(http_runner(&settings.jobs, &api, dial)),
             jobs: Arc::new(JobRunner::new(
                 api.clone(),
                 namespace_in_scope.clone(),
