@@ -7,25 +7,25 @@
 //! Order of the stop: readiness fails, no new run starts, what runs may end within the drain time and is recorded, the
 //! Lease is released, the notes are written, the admin port closes.
 
+pub mod aside;
+pub mod fresh;
+
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::{
-    Api, Config,
-    api::ListParams,
+    Config,
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     action::{Egress, HttpRunner, JobRunner, KubeSecrets, ResolveOverride, Runners},
-    api::PeriodicJob,
     apiserver::{ApiServer, ConnectError},
     clock::{self, SharedClock, SystemClock},
     dial::{SharedDial, TcpDial},
     election::{ConfigError, Elector, Leadership, Place, PlaceError, Released, ThreadWatchdog, WatchdogDriver},
     entropy::{SharedEntropy, SystemEntropy},
-    explain::explain_answer,
     observe::{
         Reporter,
         events::Events,
@@ -33,9 +33,9 @@ use crate::{
         probe,
         views::Views,
     },
-    periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope},
+    periodic::{LeaseName, Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, Scope},
     server::{self, Admin, AdminError},
-    settings::{ClusterSettings, GRACE_RESERVE, ProcessSettings, Settings},
+    settings::{ClusterSettings, GRACE_RESERVE, JobSettings, ProcessSettings, Settings},
     tasks::Tasks,
 };
 
@@ -172,55 +172,25 @@ fn place(settings: &ProcessSettings) -> Result<Option<Place>, PlaceError> {
     }
 }
 
-/// An API server that has just taken the definition of the jobs does not serve them at once; so long is the pause before
-/// it is asked again. The elector asks for a moment only, and then waits as if somebody might have led.
-const NOT_SERVED_PAUSE: Duration = Duration::from_millis(200);
-
-/// Whether no job in scope has ever been claimed by a term: then nobody can still hold a Lease that is not there.
-async fn never_led(api: ApiServer, scope: Option<String>) -> bool {
-    let jobs = match scope {
-        Some(namespace) => Api::<PeriodicJob>::namespaced(api.client(), &namespace),
-        None => Api::all(api.client()),
-    };
-    let mut told = false;
-    loop {
-        match jobs.list(&ListParams::default()).await {
-            Ok(jobs) => return jobs.items.iter().all(|job| job.status.is_none()),
-            Err(error) if !told => {
-                told = true;
-                let error = explain_answer(&error);
-                tracing::info!(error, "Jobs cannot be listed yet: until they are, a missing Lease is waited for");
-            }
-            Err(_) => {}
-        }
-        clock::sleep(&**api.clock(), NOT_SERVED_PAUSE).await;
-    }
+fn http_runner(settings: &JobSettings, api: &ApiServer, dial: SharedDial) -> HttpRunner {
+    let secrets = Arc::new(KubeSecrets::new(api.client()));
+    let dial = Arc::new(ResolveOverride::new(settings.resolve.clone(), dial));
+    HttpRunner::new(dial, Egress::new(settings.egress_allow.clone()), secrets, api.clock().clone())
 }
 
-/// A replica whose clock is wrong, or whose scheduler has ended by a fault of its own, does not lead: one that is sound
-/// must not wait behind it. Nor does one whose term is too old for what it is to adopt: the next one is not.
-async fn stand_aside(
-    mut scheduler: watch::Receiver<SchedulerState>,
-    set_aside: impl Fn(bool),
-    stopping: CancellationToken,
-) {
-    let mut aside = false;
-    loop {
-        let changed = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            changed = scheduler.wait_for(|state| state.should_stand_aside() != aside) => changed.map(drop),
-        };
-        if changed.is_err() {
-            if !stopping.is_cancelled() {
-                tracing::error!("The scheduler has ended: this replica hands over, and has to be restarted");
-                set_aside(true);
-            }
-            return;
-        }
-        aside = !aside;
-        set_aside(aside);
-    }
+/// The one place from which the elector is told whether this replica takes part. When it is to stand aside, what goes on may
+/// end within `drain`: others must not wait for longer.
+fn stand_aside(
+    around: aside::Surroundings,
+    elector: Arc<Elector>,
+    reporter: Arc<Reporter>,
+    drain: Duration,
+) -> impl Future<Output = ()> + Send + 'static {
+    let take_part = move |verdict| match verdict {
+        aside::Verdict::StandAside => elector.stand_aside(drain),
+        aside::Verdict::Contend | aside::Verdict::ContendAnyway => elector.contend(),
+    };
+    aside::stand_aside(around, take_part, move |by| reporter.clock_overruled(by))
 }
 
 impl Replica {
@@ -233,9 +203,9 @@ impl Replica {
         let identity = settings.cluster.replica_name();
         let name = &settings.election.resource_name;
         let namespace = settings.election.resource_namespace.as_deref().unwrap_or_else(|| api.namespace());
-        let controller = format!("{namespace}/{name}");
-        if settings.election.adopt_from.iter().any(|lease| lease.to_string() == controller) {
-            return Err(StartError::AdoptsItself(controller));
+        let lease = LeaseName::new(namespace, name);
+        if settings.election.adopt_from.contains(&lease) {
+            return Err(StartError::AdoptsItself(lease.to_string()));
         }
         let stopping = CancellationToken::new();
         let election_date = election_api.date();
@@ -257,7 +227,7 @@ impl Replica {
             .observer(reporter.clone())
             .fresh_installation({
                 let scope = settings.cluster.watch_namespace.clone();
-                move |api| never_led(api, scope)
+                move |api| fresh::never_led(api, scope)
             });
         if let Some(place) = place(&settings.process)? {
             builder = builder.place(place);
@@ -266,12 +236,9 @@ impl Replica {
             builder = builder.renew_deadline(deadline);
         }
         let elector = Arc::new(builder.start_with(election_api)?);
-        let secrets = Arc::new(KubeSecrets::new(api.client()));
-        let dial = Arc::new(ResolveOverride::new(settings.jobs.resolve.clone(), dial));
-        let egress = Egress::new(settings.jobs.egress_allow.clone());
         let namespace_in_scope = settings.cluster.watch_namespace.clone();
         let action = Runners {
-            http: Arc::new(HttpRunner::new(dial, egress, secrets, clock.clone())),
+            http: Arc::new(http_runner(&settings.jobs, &api, dial)),
             jobs: Arc::new(JobRunner::new(
                 api.clone(),
                 namespace_in_scope.clone(),
@@ -289,8 +256,8 @@ impl Replica {
             clock: clock.clone(),
             entropy,
             tasks: tasks.clone(),
-            observer: reporter,
-            controller,
+            observer: reporter.clone(),
+            controller: lease.to_string(),
             class: settings.cluster.class.clone(),
             adopt_from: settings.election.adopt_from.clone(),
             adopt_patience: settings.election.lease_duration,
@@ -300,11 +267,17 @@ impl Replica {
                 max_clock_skew: settings.jobs.max_clock_skew,
             },
         });
-        let candidate = elector.clone();
+        let around = aside::Surroundings {
+            scheduler: scheduler.clone(),
+            leadership: elector.leadership(),
+            api: api.clone(),
+            lease,
+            lease_duration: settings.election.lease_duration,
+            clock: clock.clone(),
+            stopping: stopping.clone(),
+        };
         let drain = settings.process.drain_budget();
-        // What goes on may end in the time that it has when this replica stops; others must not wait for longer.
-        let set_aside = move |aside| if aside { candidate.stand_aside(drain) } else { candidate.contend() };
-        tasks.spawn("stand aside", stand_aside(scheduler.state(), set_aside, stopping.clone())).detach();
+        tasks.spawn("stand aside", stand_aside(around, elector.clone(), reporter, drain)).detach();
         let views = Views {
             identity: identity.clone(),
             lease_name: name.clone(),
@@ -356,48 +329,5 @@ impl Replica {
             Released::Unsettled => tracing::warn!("Stopped, but the API server has not confirmed the release"),
         }
         released
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_replica_hands_over_once_when_a_new_term_could_do_more() {
-        let (state, view) = watch::channel(SchedulerState::default());
-        let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let set_aside = move |aside| asked.send(aside).expect("somebody listens");
-        let stopping = CancellationToken::new();
-        let story = async {
-            state.send_modify(|state| state.wants_new_term = true);
-            assert_eq!(heard.recv().await, Some(true));
-            state.send_modify(|state| state.foreign = 1);
-            state.send_modify(|state| state.wants_new_term = false);
-            assert_eq!(heard.recv().await, Some(false));
-            stopping.cancel();
-        };
-        tokio::join!(stand_aside(view, set_aside, stopping.clone()), story);
-    }
-
-    #[tokio::test]
-    async fn a_replica_whose_scheduler_has_ended_by_itself_stands_aside() {
-        for (stops, expected) in [(false, vec![true]), (true, Vec::new())] {
-            let (state, view) = watch::channel(SchedulerState::default());
-            let stopping = CancellationToken::new();
-            let asked = Arc::new(Mutex::new(Vec::new()));
-            let set_aside = {
-                let asked = asked.clone();
-                move |aside| asked.lock().expect("not poisoned").push(aside)
-            };
-            if stops {
-                stopping.cancel();
-            }
-            drop(state);
-            stand_aside(view, set_aside, stopping).await;
-            assert_eq!(*asked.lock().expect("not poisoned"), expected);
-        }
     }
 }

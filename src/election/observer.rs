@@ -166,6 +166,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::election::record::testing::{process, term};
 
     #[derive(Debug, Default)]
     struct Listening(Mutex<Vec<Option<(String, bool)>>>);
@@ -179,15 +180,15 @@ mod tests {
 
     #[test]
     fn a_change_of_leader_is_told_once_and_says_whether_it_is_this_process() {
-        let (own, other) = (Identity::new("pod-0", "b0"), Identity::new("pod-1", "b1"));
+        let (own, other) = (process("pod-0", 0), process("pod-1", 1));
         let listening = Arc::new(Listening::default());
         let mut told = Told::new(listening.clone(), own.clone());
-        let shown = [None, Some(own.holder("n1")), Some(own.holder("n1")), Some(own.holder("n2")), None, None];
-        for holder in shown.iter().chain(&[Some(other.holder("n3")), Some(own.holder("n4"))]) {
+        let shown = [None, Some(term(&own, 1)), Some(term(&own, 1)), Some(term(&own, 2)), None, None];
+        for holder in shown.iter().chain(&[Some(term(&other, 3)), Some(term(&own, 4))]) {
             told.shown(holder.as_ref());
         }
         let heard = |name: &str, is_self| Some((name.to_owned(), is_self));
-        let expected = [heard("pod-0_b0", true), None, heard("pod-1_b1", false), heard("pod-0_b0", true)];
+        let expected = [heard("pod-0_00000000", true), None, heard("pod-1_00000001", false), heard("pod-0_00000000", true)];
         assert_eq!(*listening.0.lock().expect("not poisoned"), expected);
     }
 }

@@ -28,6 +28,7 @@ pub struct Metrics {
     runs: IntCounterVec,
     start_lateness: Histogram,
     run_duration: HistogramVec,
+    synced: IntGauge,
     foreign_objects: IntGauge,
     regressed_objects: IntGauge,
     clock_skew: Gauge,
@@ -161,6 +162,10 @@ impl Metrics {
                 ),
                 &["action"],
             )?,
+            synced: IntGauge::new(
+                "tenure_periodicjobs_synced",
+                "1 once this replica has listed the PeriodicJobs in its scope, which it has to before it leads; else 0.",
+            )?,
             foreign_objects: IntGauge::new(
                 "tenure_foreign_objects",
                 "Objects in scope that belong to another installation, which this one leaves alone.",
@@ -171,7 +176,7 @@ impl Metrics {
             )?,
             clock_skew: Gauge::new(
                 "tenure_clock_skew_seconds",
-                "By how much this replica's time of day is off the API server's, while that is too much to lead; else 0.",
+                "By how much this replica's time of day is off the API server's, while that is too much to lead beside others; else 0.",
             )?,
             last_success: gauge(
                 "tenure_periodicjob_last_success_timestamp_seconds",
@@ -208,6 +213,7 @@ impl Metrics {
         registry.register(Box::new(self.runs.clone()))?;
         registry.register(Box::new(self.start_lateness.clone()))?;
         registry.register(Box::new(self.run_duration.clone()))?;
+        registry.register(Box::new(self.synced.clone()))?;
         registry.register(Box::new(self.foreign_objects.clone()))?;
         registry.register(Box::new(self.regressed_objects.clone()))?;
         registry.register(Box::new(self.clock_skew.clone()))?;
@@ -289,7 +295,8 @@ impl Metrics {
     }
 
     /// What the scheduler shows of itself.
-    pub fn scheduler(&self, foreign: usize, regressed: usize, clock_skew_seconds: f64) {
+    pub fn scheduler(&self, synced: bool, foreign: usize, regressed: usize, clock_skew_seconds: f64) {
+        self.synced.set(i64::from(synced));
         self.foreign_objects.set(i64::try_from(foreign).unwrap_or(i64::MAX));
         self.regressed_objects.set(i64::try_from(regressed).unwrap_or(i64::MAX));
         self.clock_skew.set(clock_skew_seconds);
@@ -334,7 +341,7 @@ mod tests {
         metrics.slots_decided("Coalesced", 2);
         metrics.run_started(Duration::from_millis(3));
         metrics.run_ended("http", "Succeeded", Duration::from_millis(20));
-        metrics.scheduler(1, 2, -3_600.5);
+        metrics.scheduler(true, 1, 2, -3_600.5);
         let gauges = ObjectGauges {
             last_success: Some(1_700_000_000.25),
             next_slot: Some(1_700_000_060.0),

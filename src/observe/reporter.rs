@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 
@@ -38,6 +39,17 @@ impl Reporter {
             ..Default::default()
         };
         Self { metrics, events, identity: identity.to_owned(), lease: name.to_owned(), lease_reference }
+    }
+
+    /// This replica contends though its clock is wrong by so much, because nobody else leads.
+    pub fn clock_overruled(&self, by: SignedDuration) {
+        let note = format!(
+            "the time of day of {} is off the API server's by {:.1} s; nobody has held the Lease for long, so it contends \
+             all the same and plans by the API server's time",
+            self.identity,
+            by.as_secs_f64()
+        );
+        self.lease_event(Weight::Warning, "ClockSkewOverruled", "Contend", note);
     }
 
     fn lease_event(&self, weight: Weight, reason: &'static str, action: &'static str, note: String) {

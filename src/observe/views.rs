@@ -86,8 +86,10 @@ pub struct SchedulerStatus {
     pub acting: usize,
     /// How many results are to be stored.
     pub unrecorded: usize,
-    /// By how much the wall clock is wrong, if by too much to plan anything.
+    /// By how much the wall clock is wrong, if by too much to lead while anybody else can.
     pub clock_skew_seconds: Option<f64>,
+    /// Whether this replica contends and plans all the same, by the API server's time, because nobody else led.
+    pub clock_skew_overruled: bool,
 }
 
 /// The election as this replica sees it.
@@ -138,8 +140,8 @@ impl Views {
         self.metrics.lease_valid(&self.lease_name, valid_for);
         {
             let state = self.scheduler.borrow();
-            let skew = state.clock_skew.map_or(0.0, |skew| skew.as_secs_f64());
-            self.metrics.scheduler(state.foreign, state.regressed, skew);
+            let skew = state.clock_skew.map_or(0.0, |skew| skew.by.as_secs_f64());
+            self.metrics.scheduler(state.synced, state.foreign, state.regressed, skew);
         }
         self.metrics.render()
     }
@@ -190,7 +192,8 @@ impl Views {
             unreadable: state.unreadable,
             acting: state.acting,
             unrecorded: state.unrecorded,
-            clock_skew_seconds: state.clock_skew.map(|skew| skew.as_secs_f64()),
+            clock_skew_seconds: state.clock_skew.map(|skew| skew.by.as_secs_f64()),
+            clock_skew_overruled: state.clock_skew.is_some_and(|skew| skew.overruled),
         }
     }
 
@@ -227,6 +230,12 @@ impl Views {
             None => Err("the API server has not answered yet".to_owned()),
         }
     }
+
+    /// Once is enough, too: who has listed the jobs knows what to run, and a watch that breaks is told in the log.
+    fn jobs_listed(&self) -> Result<(), String> {
+        let listed = self.scheduler.borrow().synced;
+        if listed { Ok(()) } else { Err("the PeriodicJobs in scope have not been listed yet".to_owned()) }
+    }
 }
 
 /// Credentials that were never taken have to be put right, and a restart does not do that.
@@ -252,6 +261,7 @@ fn checks(views: &Arc<Views>) -> Checks {
         Check::new("credentials", Probe::Live, ask(views, Views::credentials_hold)),
         Check::new("scheduler", Probe::Live, ask(views, Views::scheduler_runs)),
         Check::new("lease", Probe::Ready, ask(views, Views::lease_served)),
+        Check::new("jobs", Probe::Ready, ask(views, Views::jobs_listed)),
         Check::new("shutdown", Probe::Ready, ask(views, running)),
     ])
 }

@@ -102,6 +102,13 @@ impl fmt::Display for LeaseName {
     }
 }
 
+impl LeaseName {
+    /// The Lease `name` in `namespace`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
 impl Predecessors {
     /// Those of `leases`. `patience` is how long a Lease that shows nobody and no release is waited for, or longer if its
     /// records have shown a longer duration.

@@ -28,7 +28,7 @@ use super::{
     job::{Job, Planning, Reading, Run, RunState, Step, Surroundings, WriteKind},
     observer::Observer,
     run::Ended,
-    scheduler::{SchedulerParts, SchedulerState},
+    scheduler::{ClockSkew, SchedulerParts, SchedulerState},
     skew::Skew,
     store::{ReadAnswer, WriteAnswer},
 };
@@ -76,6 +76,8 @@ pub(super) struct Engine {
     skew: Skew,
     state: watch::Sender<SchedulerState>,
     pub(super) drain: watch::Receiver<Option<BootTime>>,
+    /// Whether to plan though the wall clock is wrong.
+    anyway: watch::Receiver<bool>,
     cut_off: bool,
     elector_gone: bool,
     published: BootTime,
@@ -158,6 +160,7 @@ impl Engine {
         parts: SchedulerParts,
         state: watch::Sender<SchedulerState>,
         drain: watch::Receiver<Option<BootTime>>,
+        anyway: watch::Receiver<bool>,
     ) -> Self {
         let mut dates = parts.dates;
         dates.push(parts.api.date());
@@ -187,6 +190,7 @@ impl Engine {
             skew: Skew::new(parts.settings.max_clock_skew),
             state,
             drain,
+            anyway,
             cut_off: false,
             elector_gone: false,
             published: parts.clock.boot(),
@@ -235,6 +239,7 @@ impl Engine {
             changed = self.standing.changed(), if !self.elector_gone => if changed.is_ok() { Turn::Standing } else { Turn::ElectorGone },
             () = ended(term) => Turn::Standing,
             Ok(()) = self.drain.changed() => Turn::Drain,
+            Ok(()) = self.anyway.changed() => Turn::Standing,
             Some(event) = self.doings.next() => Turn::Event(Box::new(event)),
             event = self.feed.next() => Turn::Watch(Box::new(event)),
             () = sleep => Turn::Tick,
@@ -313,20 +318,21 @@ impl Engine {
 
     /// Takes in what the API server last said of the time: before a term begins, that of the write that won it.
     fn hear_the_time(&mut self) {
-        for date in &mut self.dates {
+        for (client, date) in self.dates.iter_mut().enumerate() {
             if let Some(seen) = *date.borrow_and_update() {
-                self.skew.note(seen);
+                self.skew.note(client, seen);
             }
         }
     }
 
-    /// Whether new runs may be planned: not while the replica stops, nor while its clock is wrong.
+    /// Whether new runs may be planned: not while the replica stops, nor while its clock is wrong, unless nobody else leads.
     fn look_at_the_clock(&mut self) {
-        let wrong = self.skew.look(&*self.clock);
-        let changed = self.state.borrow().clock_skew.is_some() != wrong.is_some();
+        let overruled = *self.anyway.borrow();
+        let skew = self.skew.look(&*self.clock).map(|by| ClockSkew { by, overruled });
+        let changed = self.state.borrow().clock_skew.is_some() != skew.is_some();
         if changed {
-            if let Some(by) = wrong {
-                let seconds = by.as_secs_f64();
+            if let Some(skew) = skew {
+                let seconds = skew.by.as_secs_f64();
                 tracing::error!(
                     seconds,
                     "ClockSkew: the time of day here is not the API server's; nothing new is planned"
@@ -339,10 +345,10 @@ impl Engine {
             self.draining_since.get_or_insert(self.clock.boot());
         }
         let stopping = self.drain.borrow().is_some() || self.leadership.is_stopping();
-        let closed = stopping || wrong.is_some() || self.ownership.yields;
+        let closed = stopping || skew.is_some_and(|skew| !skew.overruled) || self.ownership.yields;
         let planning = if closed { Planning::Closed } else { Planning::Open };
-        if self.state.borrow().clock_skew != wrong {
-            self.state.send_modify(|state| state.clock_skew = wrong);
+        if self.state.borrow().clock_skew != skew {
+            self.state.send_modify(|state| state.clock_skew = skew);
         }
         if planning != self.planning {
             self.planning = planning;

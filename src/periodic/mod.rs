@@ -24,7 +24,7 @@ mod scheduler;
 mod skew;
 mod store;
 
-pub use adoption::{LeaseName, LeaseNameError};
+pub use adoption::{LeaseName, LeaseNameError, Seen, look as look_at_lease};
 pub use observer::{AttemptFailure, AttemptStart, JobGauges, Notice, Observer, RunReport, Urgency};
 pub use run::MAX_RECOVERIES;
-pub use scheduler::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope};
+pub use scheduler::{ClockSkew, Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, SchedulerState, Scope};

@@ -21,8 +21,8 @@ use crate::{
 pub const MAX_RECOVERIES: u32 = 3;
 
 /// How far a leader's time of day for decisions may be ahead of the API server's: a waiting attempt of an earlier term
-/// that is due later than this was certainly not made. [`super::skew`] holds every leader to two seconds; the rest is for
-/// clocks that run fast between two answers.
+/// that is due later than this was certainly not made. [`super::skew`] holds every leader to the API server's time as far as
+/// its answers tell it; the rest is for clocks that run fast between two answers, and for servers that disagree.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 
 /// How an attempt came to its end.

@@ -88,20 +88,21 @@ pub struct SchedulerState {
     pub acting: usize,
     /// How many results are to be stored.
     pub unrecorded: usize,
-    /// By how much the wall clock is wrong: while it is, nothing new is planned, and this replica should not lead.
-    pub clock_skew: Option<SignedDuration>,
+    /// Whether the wall clock is wrong: while it is, this replica should not lead.
+    pub clock_skew: Option<ClockSkew>,
     /// Whether a term of this Lease that begins now could take over jobs that the one in office cannot.
     pub wants_new_term: bool,
     /// Whether a drain has been asked for and everything that was going on has ended and is recorded.
     pub drained: bool,
 }
 
-impl SchedulerState {
-    /// Whether this replica should hand over if it leads: a sound one must not wait behind it, or a newer term could do
-    /// what this one cannot.
-    pub fn should_stand_aside(&self) -> bool {
-        self.clock_skew.is_some() || self.wants_new_term
-    }
+/// A wall clock that is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockSkew {
+    /// By how much.
+    pub by: SignedDuration,
+    /// Whether this replica plans all the same, by the API server's time: nothing new is planned otherwise.
+    pub overruled: bool,
 }
 
 /// The scheduler.
@@ -113,6 +114,7 @@ pub struct Scheduler;
 pub struct SchedulerHandle {
     state: watch::Receiver<SchedulerState>,
     drain: watch::Sender<Option<BootTime>>,
+    anyway: watch::Sender<bool>,
     clock: SharedClock,
 }
 
@@ -121,17 +123,36 @@ impl Scheduler {
     pub fn start(parts: SchedulerParts) -> SchedulerHandle {
         let (state_sender, state) = watch::channel(SchedulerState::default());
         let (drain, drain_wanted) = watch::channel(None);
+        let (anyway, anyway_wanted) = watch::channel(false);
         let (clock, tasks) = (parts.clock.clone(), parts.tasks.clone());
-        let engine = Engine::new(parts, state_sender, drain_wanted);
+        let engine = Engine::new(parts, state_sender, drain_wanted, anyway_wanted);
         tasks.spawn("scheduler", engine.run()).detach();
-        SchedulerHandle { state, drain, clock }
+        SchedulerHandle { state, drain, anyway, clock }
     }
 }
 
 impl SchedulerHandle {
+    /// A handle without a scheduler, and what it shows.
+    #[cfg(test)]
+    pub(crate) fn detached(clock: SharedClock) -> (Self, watch::Sender<SchedulerState>) {
+        let (sender, state) = watch::channel(SchedulerState::default());
+        (Self { state, drain: watch::Sender::new(None), anyway: watch::Sender::new(false), clock }, sender)
+    }
+
+    /// What [`SchedulerHandle::plan_anyway`] has said last.
+    #[cfg(test)]
+    pub(crate) fn plans_anyway(&self) -> bool {
+        *self.anyway.borrow()
+    }
+
     /// What the scheduler shows of itself.
     pub fn state(&self) -> watch::Receiver<SchedulerState> {
         self.state.clone()
+    }
+
+    /// Says whether to plan though the wall clock is wrong, by the API server's time.
+    pub fn plan_anyway(&self, anyway: bool) {
+        self.anyway.send_replace(anyway);
     }
 
     /// Stops new runs, waits for those that are going on, cuts off what would not end in time to be recorded, and returns

@@ -60,7 +60,8 @@ impl Stage {
                 .stop_margin(MILLI * 200)
                 .fresh_installation(move |_| async move { fresh })
         });
-        Whole::start(replica, way(), &election_api, &self.ledger, SeededEntropy::shared(self.lab.seed))
+        let entropy = SeededEntropy::shared(self.lab.seed);
+        Whole::start(replica, way(), &election_api, &self.ledger, entropy, LEASE_DURATION)
     }
 
     async fn create(&self, name: &str, spec: Value) {

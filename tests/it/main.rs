@@ -6,6 +6,7 @@
     reason = "tests stand outside of what they test"
 )]
 
+mod aside;
 mod choreographed;
 mod dev;
 mod election;

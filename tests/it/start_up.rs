@@ -157,6 +157,7 @@ async fn without_permission_on_leases_a_replica_waits_unready_and_says_so_once()
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
     let path = kubeconfig(folder.path(), listener.local_addr().expect("it has an address"), &token);
     let options = ServeOptions { listener, token, shutdown: shutdown.clone() };
+    install(&Client::new(sandbox.service("test"), "default")).await;
     let served = sandbox.clone();
     let serving = tokio::spawn(async move { served.serve(options).await });
 
@@ -199,7 +200,11 @@ async fn status_prints_who_leads_or_says_what_is_missing() {
     let serving = tokio::spawn(async move { served.serve(options).await });
     let path = path.to_str().expect("a path in UTF-8");
     let fixed = ["run", "--admin-address", "127.0.0.1:0", "--kubeconfig", path];
-    let mut process = Process::start(&[&fixed[..], &["--identity", "alone"]].concat());
+    // Without jobs, the first leader is waited for as long as a Lease lasts.
+    let short = ["--leader-elect-lease-duration", "3s", "--leader-elect-stop-margin", "200ms"];
+    let mut process = Process::start(
+        &[&fixed[..], &short, &["--leader-elect-retry-period", "300ms", "--identity", "alone"]].concat(),
+    );
     let admin = process.admin_address();
     let (code, _, error) = output(&["status", "--admin-address", &admin]);
     assert_eq!(code, Some(1), "{error}");

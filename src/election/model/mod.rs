@@ -20,8 +20,8 @@ use world::{Instant, SECOND, Setting, World};
 
 const HOUR: Instant = 3_600 * SECOND;
 
-/// The seeds of one run of the tests, of each setting.
-const SEEDS: u64 = 60;
+/// The seeds of one run of the tests, of each setting. `make model` plays more.
+const SEEDS: u64 = 10;
 
 fn seeds() -> std::ops::Range<u64> {
     let of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());

@@ -274,7 +274,8 @@ impl World {
         let further = Distant::new(self.lab.sandbox.service(&name), JOBS_LATENCY[index]);
         let api = ApiServer::from_service(further, NAMESPACE, machine.clock.clone());
         let entropy = SeededEntropy::shared(!seed);
-        machine.process = Some(Whole::start(replica, api, &election_api, &self.ledger, entropy));
+        let whole = Whole::start(replica, api, &election_api, &self.ledger, entropy, LEASE_DURATION);
+        machine.process = Some(whole);
     }
 
     /// SIGKILL, or the end of a process that has ended by itself.

@@ -36,6 +36,7 @@ pub struct Lab {
     pub sandbox: Sandbox,
     pub clock: Arc<SimulatedClock>,
     pub seed: u64,
+    api_clock_is_off: SignedDuration,
 }
 
 /// What a simulated machine's clock does.
@@ -92,10 +93,21 @@ impl Drift {
 
 impl Lab {
     pub fn new(seed: u64) -> Self {
+        Self::with_api_clock_off(seed, SignedDuration::ZERO)
+    }
+
+    /// A lab whose API server has another time of day than everybody else.
+    pub fn with_api_clock_off(seed: u64, api_clock_is_off: SignedDuration) -> Self {
         let clock = SimulatedClock::new(epoch(), RATE_ONE, SignedDuration::ZERO);
         let wall = clock.clone();
-        let sandbox = Sandbox::builder().clock(Arc::new(move || wall.wall())).seed(seed).build();
-        Self { sandbox, clock, seed }
+        let api_clock = move || wall.wall() + api_clock_is_off;
+        let sandbox = Sandbox::builder().clock(Arc::new(api_clock)).seed(seed).build();
+        Self { sandbox, clock, seed, api_clock_is_off }
+    }
+
+    /// The API server's time of day when it is `at` on the true time.
+    pub fn api_time(&self, at: BootTime) -> Timestamp {
+        epoch() + SignedDuration::try_from(at.since_origin()).unwrap() + self.api_clock_is_off
     }
 
     /// A client that is no replica's.

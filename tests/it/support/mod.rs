@@ -1,5 +1,6 @@
 //! What several modules of tests share.
 
+pub mod assembled;
 pub mod freeze;
 pub mod heard;
 pub mod lab;

@@ -12,10 +12,12 @@ use tenure::{
     apiserver::ApiServer,
     clock::Clock,
     entropy::SharedEntropy,
-    periodic::{Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, Scope},
+    periodic::{LeaseName, Scheduler, SchedulerHandle, SchedulerParts, SchedulerSettings, Scope},
+    replica::aside::{Surroundings, Verdict, stand_aside},
     tasks::{Spawn, Tasks},
 };
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     heard::Heard,
@@ -47,7 +49,9 @@ impl Whole {
         election_api: &ApiServer,
         ledger: &Ledger,
         entropy: SharedEntropy,
+        lease_duration: Duration,
     ) -> Self {
+        let asked = api.clone();
         let clock: tenure::clock::SharedClock = replica.clock.clone();
         let heard = Arc::new(Heard::default());
         let secrets = Arc::new(KubeSecrets::new(api.client()));
@@ -57,7 +61,7 @@ impl Whole {
             dates: vec![election_api.date()],
             leadership: replica.leadership(),
             action: Arc::new(HttpRunner::new(dial, Egress::default(), secrets, clock.clone())),
-            clock,
+            clock: clock.clone(),
             entropy,
             tasks: Tasks::new(Arc::new(replica.freezer.clone())),
             observer: heard.clone(),
@@ -68,24 +72,23 @@ impl Whole {
             scope: Scope::All,
             settings: SchedulerSettings { catch_up_rate: 10, max_clock_skew: Duration::from_secs(5) },
         });
-        let whole = Self { replica, scheduler, heard };
-        whole.stand_aside_while_the_clock_is_wrong();
-        whole
-    }
-
-    fn stand_aside_while_the_clock_is_wrong(&self) {
-        let (mut state, elector) = (self.scheduler.state(), self.replica.elector.clone());
-        self.replica.freezer.spawn(Box::pin(async move {
-            let mut aside = false;
-            while state.wait_for(|state| state.should_stand_aside() != aside).await.is_ok() {
-                aside = !aside;
-                if aside {
-                    elector.stand_aside(DRAIN);
-                } else {
-                    elector.contend();
-                }
-            }
-        }));
+        let around = Surroundings {
+            scheduler: scheduler.clone(),
+            leadership: replica.leadership(),
+            api: asked,
+            lease: LeaseName::new(NAMESPACE, LEASE),
+            lease_duration,
+            clock,
+            stopping: CancellationToken::new(),
+        };
+        let elector = replica.elector.clone();
+        let take_part = move |verdict| match verdict {
+            Verdict::StandAside => elector.stand_aside(DRAIN),
+            Verdict::Contend | Verdict::ContendAnyway => elector.contend(),
+        };
+        let aside = stand_aside(around, take_part, |_| {});
+        replica.freezer.spawn(Box::pin(aside));
+        Self { replica, scheduler, heard }
     }
 
     /// SIGTERM: what goes on may end within `drain` and is recorded, then the Lease is released.

@@ -17,7 +17,7 @@ use super::{
     real::{RealServer, account, forward},
     table::{RefusedBy, Row, rows},
 };
-use crate::support::process::{DEADLINE, Process, install, kubeconfig};
+use crate::support::process::{DEADLINE, Process, get, install, kubeconfig};
 
 /// A Lease that is missing, and might have been deleted, is waited for as long as it would have been valid.
 const SHORT_LEASE: [&str; 6] = [
@@ -152,7 +152,12 @@ async fn play(row: &Row) -> String {
     let (words, _) = row.message.split_once(" error=").unwrap_or((&row.message, ""));
     let (words, _) = words.split_once(" lease=").unwrap_or((words, ""));
     let said = process.log_line(words);
-    assert_eq!(crate::support::process::get(&admin, "/livez").0, 200, "a restart would repair nothing");
+    assert_eq!(get(&admin, "/livez").0, 200, "a restart would repair nothing");
+    if row.input != "unreachable later" {
+        let missing = if row.input == "403 on leases" { "[-]lease failed: " } else { "[-]jobs failed: " };
+        let (code, body) = get(&admin, "/readyz");
+        assert!(code == 503 && body.contains(missing), "{}: {body}", row.input);
+    }
     match row.input.as_str() {
         "403 on leases" | "403 on periodicjobs" => server.allow().await,
         "no definition" => server.install_definitions().await,
