@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test walkthrough simulation parity chart chart-server wrong-input manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench ci \
+.PHONY: help run test walkthrough simulation model parity chart chart-server wrong-input manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench full ci \
 	cluster cluster-down cluster-smoke cluster-install cluster-prometheus cluster-versions e2e e2e-peers kind minikube
 
 help: ## List the targets
@@ -19,6 +19,10 @@ test: ## Run every test, documentation examples included; print run, failed, ski
 simulation: ## Play TENURE_SIM_CHANGES (1000) leader changes under simulated clocks and seeded faults, judged from outside
 	@TENURE_SIM_CHANGES=$${TENURE_SIM_CHANGES:-1000} $(CARGO) test --profile simulation --all-features --test it \
 		simulation:: -- --nocapture --test-threads 1
+
+model: ## Play TENURE_MODEL_SEEDS (500) hours of the election's model in each of its settings, and judge each loss of a leader
+	@TENURE_MODEL_SEEDS=$${TENURE_MODEL_SEEDS:-500} $(CARGO) test --profile simulation --package tenure --all-features --lib \
+		election::model -- --nocapture
 
 walkthrough: ## Run README's console blocks word for word, and compare what they print (needs kubectl)
 	@$(CARGO) build --all-features --bin tenure
@@ -110,6 +114,11 @@ bench: ## Measure the release binary: start lateness, API requests, memory (5 ru
 
 kills-broken: ## Break each rule on purpose (tests/broken) and see its test go red
 	@scripts/broken.sh
+
+full: ## What CI runs a part of, in full: model, simulation, kills, broken rules, and the faults on a real cluster (hours)
+	@$(MAKE) model TENURE_MODEL_SEEDS=10000
+	@$(MAKE) simulation kills kills-broken cluster
+	@$(MAKE) e2e e2e-peers FULL=1
 
 ci: ## Everything CI runs
 	.ci/run

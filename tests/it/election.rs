@@ -78,6 +78,21 @@ async fn a_standby_whose_watch_is_dead_replaces_a_killed_leader_as_soon_as_any_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_meets_no_lease_does_not_bring_it_back() {
+    let lab = Lab::new(1);
+    // It does not hear of the deletion before it renews.
+    let silent = FaultRule::new(Fault::DropRequest { hang: true }).client("replica-0").verb(Verb::Watch);
+    lab.sandbox.faults().add(silent);
+    let replica = lab.first_replica("replica-0");
+    lab.wait_for("the first leader", SECOND, || replica.leads()).await;
+    lab.leases().delete(LEASE, &DeleteParams::default()).await.expect("it is there");
+    lab.wait_for("the end of the term", LEASE_DURATION, || !replica.leads()).await;
+    lab.sleep(SECOND).await;
+    let lease = lab.leases().get(LEASE).await.expect("it puts an empty one there");
+    assert_eq!(lease.spec.expect("a spec").holder_identity.as_deref(), Some(""));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_is_restarted_in_its_pod_leads_again_at_once_and_a_second_one_in_it_waits() {
     let lab = Lab::new(1);
     let volume = tempfile::tempdir().expect("a temporary directory");

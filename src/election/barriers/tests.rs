@@ -1,5 +1,7 @@
 //! How long holders of another make are waited for.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
+
 use super::*;
 use crate::election::record::testing::{held, nonce, pen, process, stored};
 
@@ -133,4 +135,23 @@ fn an_empty_lease_is_no_release_of_a_foreign_holder_if_an_elector_wrote_since() 
     lease.metadata.managed_fields = None;
     barriers.observe(&stored(lease, "v", 9), at(60), WAITS);
     assert_eq!(barriers.readiness(), Readiness::After(at(75)));
+}
+
+#[test]
+fn an_old_manifest_that_is_put_back_is_waited_for_anew() {
+    let mut barriers = Barriers::default();
+    let seen = record(2, TENURE, 15, 2);
+    barriers.observe(&seen, at(0), WAITS);
+    // Somebody acquires, unseen, and somebody else puts the record of the first one back: the same words by another hand.
+    let mut lease = seen.renewed(&pen(&process("pod-1", 1), 1));
+    lease.spec.clone_from(&record(2, TENURE, 15, 2).renewed(&pen(&process("pod-1", 1), 1)).spec);
+    barriers.observe(&stored(lease.clone(), "u", 5), at(14), WAITS);
+    assert_eq!(barriers.readiness(), Readiness::After(at(15)), "a label is no sign of life");
+    lease.metadata.managed_fields = Some(vec![ManagedFieldsEntry {
+        manager: Some("kubectl-replace".to_owned()),
+        fields_v1: Some(FieldsV1(serde_json::json!({"f:spec": {"f:holderIdentity": {}}}))),
+        ..ManagedFieldsEntry::default()
+    }]);
+    barriers.observe(&stored(lease, "u", 9), at(14), WAITS);
+    assert_eq!(barriers.readiness(), Readiness::After(at(29)));
 }
