@@ -67,7 +67,9 @@ pub(crate) struct NotSent(BoxError);
 
 /// Whether `error` says that no connection could be made, or that the one at hand had died before the request got to it.
 fn found_no_connection(error: &(dyn std::error::Error + 'static)) -> bool {
-    let connecting = error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect());
+    let connecting = error
+        .downcast_ref::<hyper_util::client::legacy::Error>()
+        .is_some_and(hyper_util::client::legacy::Error::is_connect);
     let died = |error: &(dyn std::error::Error + 'static)| {
         error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
     };

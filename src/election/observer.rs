@@ -188,7 +188,8 @@ mod tests {
             told.shown(holder.as_ref());
         }
         let heard = |name: &str, is_self| Some((name.to_owned(), is_self));
-        let expected = [heard("pod-0_00000000", true), None, heard("pod-1_00000001", false), heard("pod-0_00000000", true)];
+        let expected =
+            [heard("pod-0_00000000", true), None, heard("pod-1_00000001", false), heard("pod-0_00000000", true)];
         assert_eq!(*listening.0.lock().expect("not poisoned"), expected);
     }
 }

@@ -116,7 +116,10 @@ fn time_that_passes_on_the_boot_clock_alone_ends_a_term() {
     const SUSPENDED: Duration = Duration::from_hours(24);
     let valid = |until: BootTime| {
         let clock = crate::clock::SystemClock::shared();
-        Term::new(Office::open("ns/lease".into(), 7, "n".into(), clock, Admission::open(), (until, until))).guard().check().is_ok()
+        Term::new(Office::open("ns/lease".into(), 7, "n".into(), clock, Admission::open(), (until, until)))
+            .guard()
+            .check()
+            .is_ok()
     };
     if let Ok(until) = std::env::var(VALID_UNTIL) {
         let until = BootTime::from_nanos(until.parse().expect("nanoseconds"));

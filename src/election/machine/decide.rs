@@ -143,10 +143,7 @@ impl Machine {
         };
         match shown {
             Some(record) if proved == Some(record.resource_version) => {
-                if now >= until {
-                    let lease = record.released_by(&self.pen(now, wall), holder.nonce());
-                    self.replace(&record, lease, now);
-                }
+                self.release(&record, holder, until, now, wall);
             }
             shown if self.open.is_empty() => {
                 if let Some(record) = shown {
@@ -158,6 +155,13 @@ impl Machine {
             }
             _ if now >= until => self.read(now),
             _ => {}
+        }
+    }
+
+    fn release(&mut self, record: &Record, holder: &Holder, until: BootTime, now: BootTime, wall: Timestamp) {
+        if now >= until {
+            let lease = record.released_by(&self.pen(now, wall), holder.nonce());
+            self.replace(record, lease, now);
         }
     }
 

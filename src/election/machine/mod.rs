@@ -83,6 +83,7 @@ pub enum Contention {
 }
 
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way from an answer to the machine")]
 pub(super) enum ReadOutcome {
     Found(Record),
     Absent,
@@ -90,6 +91,7 @@ pub(super) enum ReadOutcome {
 }
 
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way from an answer to the machine")]
 pub(super) enum WriteOutcome {
     /// It was stored; this is what the server answered.
     Stored(Record),
@@ -237,6 +239,7 @@ struct InOffice {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a machine has one")]
 enum Latest {
     Unread,
     Absent,

@@ -34,6 +34,7 @@ pub(super) const SECOND: u64 = 1_000 * MILLI;
 
 /// What kind of world it is.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "each switches one kind of trouble on, and they combine")]
 pub(super) struct Setting {
     /// Messages are lost, and a tenth of them is slow.
     pub(super) lossy: bool,
@@ -61,7 +62,7 @@ impl Setting {
         let answers = self.latency.max(Duration::from_millis(2 * QUICK_MAX / MILLI)) * 3;
         // One that is lost, or refused by the server that errs, costs a deadline and a pause.
         let tries = match (self.lossy, self.one_errs) {
-            (true, _) => Duration::from_secs(60),
+            (true, _) => Duration::from_mins(1),
             (false, true) => Duration::from_secs(8),
             (false, false) => Duration::ZERO,
         };
@@ -87,6 +88,7 @@ pub(super) enum Request {
 }
 
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a few dozen are queued")]
 pub(super) enum Happening {
     /// A request of a process, by number, reaches the server.
     Arrives(usize, u32, Request, Fate),
@@ -132,6 +134,7 @@ impl Ord for Scheduled {
 }
 
 /// A machine on which one process after the other takes part.
+#[allow(clippy::struct_excessive_bools, reason = "what is done to it from outside, each on its own")]
 pub(super) struct Replica {
     pub(super) machine: Machine,
     /// Which process: messages to the ones before it are for nobody.
