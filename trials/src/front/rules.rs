@@ -31,7 +31,7 @@ impl Ruled {
     pub async fn until(&mut self, hold: impl FnMut(&Rules) -> bool) {
         // Without a front there is nobody to be answered.
         if self.0.wait_for(hold).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 
@@ -49,7 +49,7 @@ impl Ruled {
             }
             tokio::select! {
                 () = tokio::time::sleep_until(came + late) => return,
-                changed = self.0.changed() => if changed.is_err() { pending().await },
+                changed = self.0.changed() => if changed.is_err() { pending::<()>().await; },
             }
         }
     }

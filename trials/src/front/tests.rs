@@ -56,6 +56,7 @@ async fn connect(front: &Front) -> SendRequest<Empty<Bytes>> {
 
 async fn ask(sender: &mut SendRequest<Empty<Bytes>>, method: &str, uri: &str) -> http::Response<hyper::body::Incoming> {
     let request = Request::builder().method(method).uri(uri).header("host", "front").header("authorization", "mine");
+    timeout(SOON, sender.ready()).await.unwrap().unwrap();
     timeout(SOON, sender.send_request(request.body(Empty::new()).unwrap())).await.unwrap().unwrap()
 }
 
@@ -70,9 +71,11 @@ async fn an_answer_comes_with_the_credentials_of_who_asked_and_late_if_it_is_to(
     let mut sender = connect(&front).await;
     let mut answer = ask(&mut sender, "GET", LEASE).await;
     assert_eq!((answer.status(), next(&mut answer).await), (StatusCode::OK, Some(Bytes::from_static(b"mine"))));
+    assert_eq!(next(&mut answer).await, None);
+    drop(answer);
     front.answer_late(A_WHILE);
     let asked = At::now();
-    ask(&mut sender, "PUT", LEASE).await;
+    ask(&mut sender, "PUT", LEASE).await.collect().await.unwrap();
     assert!(At::now().since(asked) >= A_WHILE);
     front.answer_late(SOON * 10);
     let late = ask(&mut sender, "PUT", LEASE);
@@ -137,7 +140,7 @@ async fn a_watch_that_went_silent_stays_so_and_a_new_one_speaks() {
 async fn who_is_cut_off_gets_no_answer_until_it_is_healed_and_no_other_one_then() {
     let (front, _begun) = front().await;
     let mut sender = connect(&front).await;
-    ask(&mut sender, "PUT", LEASE).await;
+    ask(&mut sender, "PUT", LEASE).await.collect().await.unwrap();
     let since = At::now();
     front.cut([HERE]);
     let request = || Request::builder().method("PUT").uri(LEASE).header("host", "front").body(Empty::new()).unwrap();
@@ -158,7 +161,7 @@ async fn who_is_cut_off_gets_no_answer_until_it_is_healed_and_no_other_one_then(
 #[test]
 fn requests_are_counted_within_any_window() {
     let at = [0, 1, 2, 9, 10, 11, 30].map(|second| At::from_millis(second * 1_000));
-    assert_eq!(most_within(&at, Duration::from_secs(10)), 5, "from 1 to 10, or from 2 to 11");
+    assert_eq!(most_within(&at, Duration::from_secs(10)), 4, "from 0 to 9, or from 2 to 11");
     assert_eq!(most_within(&at, Duration::from_secs(3)), 3);
     assert_eq!(most_within(&[], Duration::from_secs(10)), 0);
 }

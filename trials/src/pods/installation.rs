@@ -1,13 +1,16 @@
 //! The Deployment of an installation: what it is made of, how far its rollout has come, and changes to it.
 
+use std::net::SocketAddr;
+
 use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
 use kube::{
-    Api,
+    Api, Client,
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
 use super::{AwaitWithin, PodsError, SELECTOR, Session, api};
+use crate::front;
 
 impl Session {
     fn deployments(&self) -> Api<Deployment> {
@@ -48,6 +51,12 @@ impl Session {
         self.change_deployment("scaling the Deployment", &json!({ "replicas": replicas })).await
     }
 
+    /// Leads the replicas by the front if the family needs that, and else by the way that the cluster has for all.
+    pub(super) async fn choose_the_way(&self) -> Result<(), PodsError> {
+        let needed = self.settings.front.as_ref().filter(|_| self.settings.family.needs_a_front());
+        go_by(&self.client, &self.settings.namespace, needed.map(|front| front.address())).await
+    }
+
     async fn change_deployment(&self, what: &'static str, spec: &Value) -> Result<(), PodsError> {
         let name = self.deployment().await?.metadata.name.unwrap_or_default();
         let patch = Patch::Merge(json!({ "spec": spec }));
@@ -56,7 +65,26 @@ impl Session {
     }
 }
 
-fn is_rolled_out(deployment: &Deployment) -> bool {
+/// Leads the replicas by a front, or without one. The harness is no longer there when it has ended, and they are not to look
+/// for it then.
+pub async fn go_by(client: &Client, namespace: &str, front: Option<SocketAddr>) -> Result<(), PodsError> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let listed = deployments.list(&ListParams::default().labels(SELECTOR)).await;
+    for deployment in listed.map_err(|source| api("asking for the Deployment", source))?.items {
+        let pod = deployment.spec.and_then(|spec| spec.template.spec);
+        let container = pod.as_ref().and_then(|pod| pod.containers.first()).map(|container| container.name.clone());
+        let is_led = pod.as_ref().is_some_and(front::is_led_by_a_front);
+        let (Some(name), Some(container)) = (deployment.metadata.name, container) else { continue };
+        if is_led || front.is_some() {
+            let patch = Patch::Strategic(front::way_patch(&container, front));
+            let patched = deployments.patch(&name, &PatchParams::default(), &patch).await;
+            patched.map_err(|source| api("leading the replicas to the API server", source))?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn is_rolled_out(deployment: &Deployment) -> bool {
     let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else { return false };
     let all = spec.replicas;
     status.observed_generation >= deployment.metadata.generation
