@@ -153,12 +153,12 @@ impl Front {
         self.shared.rules.send_modify(|rules| rules.cut = addresses);
     }
 
-    /// Ends all of that. A watch that has gone silent stays so: what it has not passed on is lost.
+    /// Ends all of that. A watch that has gone silent is broken off: what it has not passed on is lost.
     pub fn heal(&self) {
         let next = self.shared.log().next_watch();
         self.shared.rules.send_modify(|rules| {
-            let silent_below = rules.silent_below.min(next);
-            *rules = Rules { silent_below, ..Rules::default() };
+            let broken_below = rules.broken_below.max(rules.silent_below.min(next));
+            *rules = Rules { broken_below, ..Rules::default() };
         });
     }
 

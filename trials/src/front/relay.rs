@@ -1,6 +1,6 @@
 //! The way of one request: from a client to the API server, and of the answer back.
 
-use std::{convert::Infallible, future::pending, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, stream::unfold};
@@ -44,6 +44,9 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
 /// What a server says that only errs.
 const ERROR: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"this server only errs","reason":"InternalError","code":500}"#;
 
+/// The pause after a connection that could not be taken.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 /// What takes connections.
 pub(super) struct Relay {
     shared: Arc<Shared>,
@@ -69,8 +72,11 @@ impl Relay {
         let mut connections = JoinSet::new();
         let mut number = 0;
         loop {
-            // An error is that of one connection, such as one that was reset before it was taken.
-            let Ok((stream, peer)) = listener.accept().await else { continue };
+            // An error is that of one connection, such as one that was reset before it was taken; or there are too many.
+            let Ok((stream, peer)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
+            };
             // What has ended is not kept.
             while connections.try_join_next().is_some() {}
             let ruled = Ruled(self.shared.rules.subscribe());
@@ -146,19 +152,23 @@ impl Passing {
 
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
         let Connection { client, server, ruled, .. } = &mut self.connection;
-        let errs = |rules: &Rules| rules.errs == Some(*server);
+        let server = *server;
+        let ends = |number| move |rules: &Rules| rules.errs == Some(server) || number < rules.broken_below;
         loop {
             let frame = match self.watch {
                 None => self.body.frame().await,
                 Some(number) => {
                     let frame = tokio::select! {
                         frame = self.body.frame().fuse() => frame,
-                        () = ruled.until(errs) => None,
+                        () = ruled.until(ends(number)) => None,
                     };
+                    if number < ruled.now().broken_below {
+                        return Some(Err("it was silent for a while".into()));
+                    }
                     if number < ruled.now().silent_below {
                         // It has ended, and nobody is told.
-                        if frame.is_none() {
-                            pending::<Infallible>().await;
+                        if !matches!(frame, Some(Ok(_))) {
+                            ruled.until(|rules| number < rules.broken_below).await;
                         }
                         continue;
                     }

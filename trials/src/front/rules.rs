@@ -11,8 +11,10 @@ pub(super) struct Rules {
     pub late: Duration,
     /// The server that answers nothing but errors.
     pub errs: Option<u64>,
-    /// Watches with a smaller number than this pass nothing on. It never becomes smaller while such a watch is open.
+    /// Watches with a smaller number than this pass nothing on.
     pub silent_below: u64,
+    /// Watches with a smaller number than this are broken off: they were silent.
+    pub broken_below: u64,
     /// Who is cut off.
     pub cut: BTreeSet<IpAddr>,
 }

@@ -113,7 +113,7 @@ async fn one_server_of_three_errs_and_ends_its_watches_cleanly() {
 }
 
 #[tokio::test]
-async fn a_watch_that_went_silent_stays_so_and_a_new_one_speaks() {
+async fn a_watch_that_went_silent_stays_so_until_it_is_broken_off_and_a_new_one_speaks() {
     let (front, mut begun) = front().await;
     let mut watch = ask(&mut connect(&front).await, "GET", WATCH).await;
     let events = timeout(SOON, begun.next()).await.unwrap().unwrap();
@@ -122,16 +122,18 @@ async fn a_watch_that_went_silent_stays_so_and_a_new_one_speaks() {
     let mut newer = ask(&mut connect(&front).await, "GET", WATCH).await;
     assert_eq!(next(&mut newer).await.unwrap(), "begun");
     events.unbounded_send("swallowed".into()).unwrap();
-    front.heal();
-    events.unbounded_send("swallowed, too".into()).unwrap();
     // That it ends is swallowed as well.
     drop(events);
     assert!(timeout(A_WHILE, watch.frame()).await.is_err());
+    front.heal();
+    assert!(timeout(SOON, watch.frame()).await.unwrap().unwrap().is_err(), "it is broken off, not ended");
+    assert!(timeout(A_WHILE, newer.frame()).await.is_err(), "one that was never silent goes on");
     front.silence_all_watches();
     let newer_events = timeout(SOON, begun.next()).await.unwrap().unwrap();
     newer_events.unbounded_send("swallowed".into()).unwrap();
     assert!(timeout(A_WHILE, newer.frame()).await.is_err());
     front.heal();
+    assert!(timeout(SOON, newer.frame()).await.unwrap().unwrap().is_err());
     let mut newest = ask(&mut connect(&front).await, "GET", WATCH).await;
     assert_eq!(next(&mut newest).await.unwrap(), "begun");
 }

@@ -74,7 +74,8 @@ fn notes(outcome: &Outcome, findings: &Findings) -> Vec<String> {
     let outages = evidence.trials.iter().filter(|trial| trial.outage.is_some()).count();
     if outages > 0 {
         let stayed = findings.take_overs.iter().filter(|took| took.is_zero()).count();
-        notes.push(format!("{stayed} of {outages} terms went on over the outage"));
+        let over = if evidence.family.needs_a_front() { "what was put back" } else { "the outage" };
+        notes.push(format!("{stayed} of {outages} terms went on over {over}"));
     }
     let cut = evidence.trials.iter().map(|trial| trial.cut.len()).sum::<usize>();
     if cut > 0 {
