@@ -44,6 +44,8 @@ pub struct Log {
     /// How many requests of each method there were, whatever they were for.
     methods: BTreeMap<String, u64>,
     watches: u64,
+    /// How many requests the API server did not answer, and what the last one came to.
+    unanswered: (u64, Option<String>),
 }
 
 impl Verb {
@@ -80,6 +82,18 @@ impl Log {
         if let Some(asked) = place.and_then(|place| self.asked.get_mut(place)) {
             asked.answered = Some((At::now(), status.as_u16()));
         }
+    }
+
+    /// The API server did not answer.
+    pub(super) fn unanswered(&mut self, error: &(dyn std::error::Error + 'static)) {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        self.unanswered = (self.unanswered.0 + 1, Some(text));
+    }
+
+    /// How many requests the API server did not answer, and what the last one came to.
+    pub fn failures(&self) -> (u64, Option<&str>) {
+        (self.unanswered.0, self.unanswered.1.as_deref())
     }
 
     /// The number of a watch that begins.

@@ -126,7 +126,8 @@ impl Connection {
             parts.headers.remove(name);
         }
         let body = body.collect().await?.to_bytes();
-        let answer = self.shared.upstream.send(Request::from_parts(parts, Body::from(body))).await?;
+        let answer = self.shared.upstream.send(Request::from_parts(parts, Body::from(body))).await;
+        let answer = answer.inspect_err(|error| self.shared.log().unanswered(error))?;
         self.ruled.late_since(Instant::now()).await;
         let (mut parts, body) = answer.into_parts();
         for name in OF_THE_CONNECTION {

@@ -38,8 +38,6 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
 const NEWS_WITHIN: Duration = Duration::from_millis(100);
 /// How much longer than it may take a successor is waited for.
 const SUCCESSOR_BEYOND: Duration = Duration::from_secs(10);
-/// How long a leader that lost its term may take to have looked at the Lease again.
-const STANDS_BY_WITHIN: Duration = Duration::from_secs(3);
 /// How long is watched what the leader makes of an older state of its Lease.
 const AFTERMATH: Duration = Duration::from_secs(8);
 /// How often somebody else may have written to the Lease between a look at it and its replacement.
@@ -54,7 +52,7 @@ const LOOKS_WITHIN: Duration = Duration::from_secs(15);
 /// Which older state of the Lease is put back, in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Older {
-    /// That of an earlier term of a replica that stands by while the leader is cut off; then that of a leader itself.
+    /// That of the term before, whose leader was cut off, while the leader is cut off; then that of a leader's own.
     EarlierTerm,
     /// That of the same term, while the leader is well.
     ThisTerm,
@@ -137,9 +135,9 @@ impl Session {
         Ok(Struck { taken_over, limit: Some(limit), ..Struck::only(at) })
     }
 
-    /// The first leader is cut off until a second one leads, and comes back as a standby. Then everybody else is cut off, and
-    /// what the Lease said of the first one's term is put back: to the first one, which is not to believe that it may lead.
-    /// Once it leads again, what the Lease said of its earlier term is put back once more.
+    /// The first leader is cut off until a second one leads. Then the others are cut off, and what the Lease said of the first
+    /// one's term is put back: the first one, which is let through again, is not to believe that it may lead, or release what
+    /// the second one holds. Once it leads again, what the Lease said of its earlier term is put back once more.
     async fn put_earlier_term_back(
         &self,
         front: &Front,
@@ -148,16 +146,13 @@ impl Session {
         limit: Duration,
     ) -> Result<Struck, PodsError> {
         front.cut([first.address]);
-        let led = self.successor(first).await;
-        front.heal();
-        led?;
-        tokio::time::sleep(STANDS_BY_WITHIN).await;
+        self.successor(first).await?;
         let second = self.leading(limit).await?;
-        let others: Vec<IpAddr> =
-            self.addresses().await?.into_values().filter(|address| *address != first.address).collect();
-        front.cut(others);
+        let all: Vec<IpAddr> = self.addresses().await?.into_values().collect();
+        front.cut(all.iter().copied());
         let at = At::now();
         self.put_back(saved).await?;
+        front.cut(all.into_iter().filter(|address| *address != first.address));
         let taken_over = self.successor_within(second.token, limit).await;
         if taken_over.is_some() {
             self.note("once more, to the one whose earlier term it was");
