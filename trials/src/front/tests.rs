@@ -10,7 +10,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 
 use super::*;
 
@@ -175,4 +175,35 @@ fn a_request_for_a_lease_is_told_from_another_and_a_watch_from_a_read() {
     assert_eq!(verb(Method::GET, LEASE), Some(Verb::Get));
     assert_eq!(verb(Method::PUT, LEASE), Some(Verb::Write));
     assert_eq!(verb(Method::GET, "/apis/tenure.dev/v1alpha1/periodicjobs?watch=true"), None);
+}
+
+#[test]
+fn the_busiest_client_is_counted_from_an_instant_on_and_watches_are_not() {
+    let mut log = Log::default();
+    let lease: Uri = LEASE.parse().unwrap();
+    let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    log.take(HERE, 0, &Method::GET, &lease);
+    let since = At::now();
+    for client in [HERE, HERE, other] {
+        log.take(client, 1, &Method::PUT, &lease);
+    }
+    log.take(HERE, 2, &Method::GET, &WATCH.parse().unwrap());
+    log.take(HERE, 2, &Method::GET, &"/api/v1/namespaces".parse().unwrap());
+    assert_eq!(log.most_by_one(since, SOON), 2);
+    assert_eq!((log.asked().len(), log.methods()["GET"], log.methods()["PUT"]), (5, 3, 3));
+    assert_eq!((log.server_of_last_write(HERE), log.server_of_last_write(other)), (Some(1), Some(1)));
+}
+
+#[test]
+fn a_container_is_led_by_the_front_through_its_environment_and_back_by_the_removal_of_it() {
+    let led = way_patch("tenure", Some("10.89.0.2:9902".parse().unwrap()));
+    let container = &led["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["name"], "tenure");
+    assert_eq!(container["env"][0], json!({ "name": "KUBERNETES_SERVICE_HOST", "value": "10.89.0.2" }));
+    assert_eq!(container["env"][1], json!({ "name": "KUBERNETES_SERVICE_PORT", "value": "9902" }));
+    let spec = |template: &Value| serde_json::from_value(template["spec"]["template"]["spec"].clone()).unwrap();
+    assert!(is_led_by_a_front(&spec(&led)));
+    let back = way_patch("tenure", None);
+    let env = &back["spec"]["template"]["spec"]["containers"][0]["env"];
+    assert_eq!(env[1], json!({ "name": "KUBERNETES_SERVICE_PORT", "$patch": "delete" }));
 }

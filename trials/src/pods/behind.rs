@@ -308,3 +308,15 @@ fn lengthen(container: &mut serde_json::Value, lease: Duration) {
     arguments.retain(|argument| !argument.as_str().is_some_and(|argument| argument.starts_with(FLAG)));
     arguments.push(json!(format!("{FLAG}{}s", lease.as_secs())));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_gets_the_longer_lease_in_place_of_the_one_it_has() {
+        let mut container = json!({ "args": ["run", "--leader-elect-lease-duration=15s", "--log-level=info"] });
+        lengthen(&mut container, Duration::from_secs(LONGER_LEASE_S));
+        assert_eq!(container["args"], json!(["run", "--log-level=info", "--leader-elect-lease-duration=30s"]));
+    }
+}
