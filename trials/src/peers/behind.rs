@@ -115,7 +115,9 @@ impl Striker {
                 fleet.next_renewal(leader).await?;
                 tokio::time::sleep(NEWS_WITHIN).await;
                 front.silence_open_watches();
+                let process = self.process_of(leader).await?;
                 fleet.next_renewal(leader).await?;
+                return self.end(limit, fleet, leader.clone(), &process).await;
             }
             _ => {
                 let lease = fleet
@@ -136,17 +138,36 @@ impl Striker {
         self.end_the_leader(limit, fleet, leader).await
     }
 
-    /// Ends whoever leads, for good and without a word: its process stops, and its pod is gone before it could go on. If
-    /// nobody leads any more, nobody is ended.
+    /// Ends whoever leads by now. If nobody leads any more, nobody is ended.
     async fn end_the_leader(&self, limit: Duration, fleet: &Fleet, leader: &Leader) -> Result<Blow, PeersError> {
-        let mut blow = Blow::at(At::now());
+        let blow = Blow::at(At::now());
         let Some(victim) = fleet.leading(limit).await else {
             self.note(fleet, "nobody leads who could be ended");
             return Ok(blow);
         };
         self.note(fleet, &format!("to end: {victim:?}; it was {}", leader.pod));
-        blow.struck = At::now();
-        self.hands.run("freeze-pod", &[NAMESPACE, &victim.pod]).await?;
+        let process = self.process_of(&victim).await?;
+        self.end(limit, fleet, victim, &process).await
+    }
+
+    /// The process of a leader, and its node.
+    async fn process_of(&self, leader: &Leader) -> Result<(String, String), PeersError> {
+        let found = self.hands.run("process-of", &[NAMESPACE, &leader.pod]).await?;
+        let mut words = found.split_whitespace();
+        let process = words.next().zip(words.nth(1)).map(|(node, process)| (node.to_owned(), process.to_owned()));
+        Ok(process.unwrap_or_default())
+    }
+
+    /// Ends a leader for good and without a word: its process stops, and its pod is gone before it could go on.
+    async fn end(
+        &self,
+        limit: Duration,
+        fleet: &Fleet,
+        victim: Leader,
+        process: &(String, String),
+    ) -> Result<Blow, PeersError> {
+        let mut blow = Blow::at(At::now());
+        self.hands.run("on", &[&process.0, "kill", "-STOP", &process.1]).await?;
         let now = DeleteParams::default().grace_period(0);
         let end = async || fleet.pods.delete(&victim.pod, &now).await.map(drop);
         fleet.request("deleting a pod at once", 1, end).await?;

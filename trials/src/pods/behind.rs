@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     AwaitWithin, LOOK_EVERY, Leader, PodsError, SELECTOR, Session, api, is_ready,
-    trial::{FOREIGN_GRACE, LEASE_AND, Struck},
+    trial::{CUT_OFF_BEYOND, FOREIGN_GRACE, LEASE_AND, Struck},
 };
 use crate::{
     clock::At,
@@ -38,8 +38,6 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
 const NEWS_WITHIN: Duration = Duration::from_millis(100);
 /// How much longer than it may take a successor is waited for.
 const SUCCESSOR_BEYOND: Duration = Duration::from_secs(10);
-/// How long is watched what the leader makes of an older state of its Lease.
-const AFTERMATH: Duration = Duration::from_secs(8);
 /// How often somebody else may have written to the Lease between a look at it and its replacement.
 const PUT_BACK_TRIES: u32 = 10;
 /// The longer lease duration, in seconds: that of a replica which a rolling update has not yet come to.
@@ -107,8 +105,9 @@ impl Session {
         tokio::time::sleep(NEWS_WITHIN).await;
         self.note("the watches that are open go silent");
         front.silence_open_watches();
+        let process = self.process_of(leader).await?;
         self.next_renewal(front, leader).await?;
-        self.end_the_leader(self.settings.lease_duration + LEASE_AND).await
+        self.end(leader.clone(), &process, self.settings.lease_duration + LEASE_AND).await
     }
 
     async fn put_older_back(&self, front: &Front, number: u32, leader: &Leader) -> Result<Struck, PodsError> {
@@ -127,11 +126,12 @@ impl Session {
         let at = At::now();
         self.put_back(&saved).await?;
         if !is_cut_off {
-            tokio::time::sleep(AFTERMATH).await;
+            // What a leader makes of it ends with its term, and that is shorter than its lease.
+            tokio::time::sleep(self.settings.lease_duration).await;
             // Whoever leads then may be the same one: how long nobody led is judged in any case.
             return Ok(Struck { limit: Some(limit), outage: Some(Outage { from: at, back: at }), ..Struck::only(at) });
         }
-        let taken_over = self.successor_within(leader.token, limit).await;
+        let taken_over = self.successor_of_who_is_cut_off(leader.token, limit).await;
         Ok(Struck { taken_over, limit: Some(limit), ..Struck::only(at) })
     }
 
@@ -153,12 +153,12 @@ impl Session {
         let at = At::now();
         self.put_back(saved).await?;
         front.cut(all.into_iter().filter(|address| *address != first.address));
-        let taken_over = self.successor_within(second.token, limit).await;
+        let taken_over = self.successor_of_who_is_cut_off(second.token, limit).await;
         if taken_over.is_some() {
             self.note("once more, to the one whose earlier term it was");
             front.heal();
             self.put_back(saved).await?;
-            tokio::time::sleep(AFTERMATH).await;
+            tokio::time::sleep(self.settings.lease_duration).await;
         }
         Ok(Struck { taken_over, limit: Some(limit), victim: Some(second), ..Struck::only(at) })
     }
@@ -191,17 +191,31 @@ impl Session {
         let deleted = self.leases().delete(&self.settings.lease, &DeleteParams::default()).await;
         deleted.map_err(|source| api("deleting the Lease", source))?;
         let limit = longer + LOOKS_WITHIN + LEASE_AND;
-        let taken_over = self.successor_within(token, limit).await;
+        let taken_over = self.successor_of_who_is_cut_off(token, limit).await;
         Ok(Struck { taken_over, limit: Some(limit), victim: Some(victim), ..Struck::only(at) })
     }
 
-    /// Ends whoever leads, for good and without a word: its process stops, and its pod is gone before it could go on. Then
-    /// waits for a successor, but no longer than something is to be learned from that.
+    /// Ends whoever leads by now.
     async fn end_the_leader(&self, limit: Duration) -> Result<Struck, PodsError> {
         let victim = self.leading(limit).await?;
+        let process = self.process_of(&victim).await?;
+        self.end(victim, &process, limit).await
+    }
+
+    /// The process of a replica, and its node.
+    async fn process_of(&self, leader: &Leader) -> Result<(String, String), PodsError> {
+        let found = self.hand("process-of", &[&self.settings.namespace, &leader.pod]).await?;
+        let mut words = found.split_whitespace();
+        let process = words.next().zip(words.nth(1)).map(|(node, process)| (node.to_owned(), process.to_owned()));
+        process.ok_or_else(|| PodsError::Installation(format!("process-of printed {found:?}")))
+    }
+
+    /// Ends a leader for good and without a word: its process stops, and its pod is gone before it could go on. Then waits for
+    /// a successor, but no longer than something is to be learned from that.
+    async fn end(&self, victim: Leader, process: &(String, String), limit: Duration) -> Result<Struck, PodsError> {
         self.note(&format!("to end: {victim:?}"));
         let at = At::now();
-        self.hand("freeze-pod", &[&self.settings.namespace, &victim.pod]).await?;
+        self.hand("on", &[&process.0, "kill", "-STOP", &process.1]).await?;
         let now = DeleteParams::default().grace_period(0);
         let deleted = self.pods().delete(&victim.pod, &now).await;
         deleted.map_err(|source| api("deleting a pod at once", source))?;
@@ -238,6 +252,13 @@ impl Session {
             self.observers.probe.with_log(first)
         };
         wait::until("a successor leads", limit + SUCCESSOR_BEYOND, newer).await.ok()
+    }
+
+    /// The same; the old leader stays cut off a little longer, for it has to leave by itself.
+    async fn successor_of_who_is_cut_off(&self, token: u64, limit: Duration) -> Option<At> {
+        let taken_over = self.successor_within(token, limit).await;
+        tokio::time::sleep(CUT_OFF_BEYOND).await;
+        taken_over
     }
 
     async fn next_renewal(&self, front: &Front, leader: &Leader) -> Result<At, PodsError> {

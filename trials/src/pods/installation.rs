@@ -9,8 +9,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{AwaitWithin, PodsError, SELECTOR, Session, api};
-use crate::front;
+use super::{AwaitWithin, CALM_LIMIT, LOOK_EVERY, PodsError, SELECTOR, Session, Settings, api};
+use crate::{front, wait};
 
 impl Session {
     fn deployments(&self) -> Api<Deployment> {
@@ -51,18 +51,28 @@ impl Session {
         self.change_deployment("scaling the Deployment", &json!({ "replicas": replicas })).await
     }
 
-    /// Leads the replicas by the front if the family needs that, and else by the way that the cluster has for all.
-    pub(super) async fn choose_the_way(&self) -> Result<(), PodsError> {
-        let needed = self.settings.front.as_ref().filter(|_| self.settings.family.needs_a_front());
-        go_by(&self.client, &self.settings.namespace, needed.map(|front| front.address())).await
-    }
-
     async fn change_deployment(&self, what: &'static str, spec: &Value) -> Result<(), PodsError> {
         let name = self.deployment().await?.metadata.name.unwrap_or_default();
         let patch = Patch::Merge(json!({ "spec": spec }));
         let patched = self.deployments().patch(&name, &PatchParams::default(), &patch).await;
         patched.map(drop).map_err(|source| api(what, source))
     }
+}
+
+/// Leads the replicas by the front if the family needs that, and else by the way that the cluster has for all, and waits until
+/// they are there again.
+pub(super) async fn choose_the_way(client: &Client, settings: &Settings) -> Result<(), PodsError> {
+    let needed = settings.front.as_ref().filter(|_| settings.family.needs_a_front());
+    go_by(client, &settings.namespace, needed.map(|front| front.address())).await?;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &settings.namespace);
+    let there = async {
+        let replicas = ListParams::default().labels(SELECTOR);
+        while !deployments.list(&replicas).await_within().await.is_some_and(|all| all.items.iter().all(is_rolled_out)) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let there = wait::within("every replica is of the newest template", CALM_LIMIT, there).await;
+    there.map_err(|source| PodsError::Overdue { trial: 0, source })
 }
 
 /// Leads the replicas by a front, or without one. The harness is no longer there when it has ended, and they are not to look

@@ -243,6 +243,8 @@ impl Outcome {
 impl Session {
     async fn start(client: Client, settings: &Settings) -> Result<Self, PodsError> {
         let failed = |what| move |source| PodsError::Io { what, source };
+        // The replicas are replaced by that, which is no fault of the family's: no job is there yet.
+        installation::choose_the_way(&client, settings).await?;
         fs::create_dir_all(&settings.directory).map_err(failed("making the directory of the evidence"))?;
         let timeline = Timeline::new();
         let journal = Journal::create(&settings.directory.join("trials.log"), timeline)
@@ -277,7 +279,6 @@ impl Session {
 
     async fn play(&mut self, trials: &mut Vec<Trial>) -> Result<(), PodsError> {
         self.remove_beside().await?;
-        self.choose_the_way().await?;
         self.grace = self.calm().await?.grace;
         self.restarts = self.restarts().await;
         for number in 1..=self.settings.trials {

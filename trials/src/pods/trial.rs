@@ -25,7 +25,7 @@ pub(super) const LEASE_AND: Duration = Duration::from_secs(1);
 /// What a holder of another make gets besides, as the chart installs it.
 pub(super) const FOREIGN_GRACE: Duration = Duration::from_secs(5);
 /// A leader that was cut off and replaced stays cut off for this long: it has to have left by itself.
-const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
+pub(super) const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
 /// The lengths of a freeze of a container, in turn. The kubelet restarts one that is silent for too long. A short run has one
 /// trial, and that is to be longer than a lease.
 const FREEZES_S: [u64; 5] = [20, 5, 20, 5, 60];
