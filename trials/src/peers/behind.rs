@@ -158,7 +158,8 @@ impl Striker {
         Ok(process.unwrap_or_default())
     }
 
-    /// Ends a leader for good and without a word: its process stops, and its pod is gone before it could go on.
+    /// Ends a leader for good and without a word: its process stops, and its pod is deleted once there is a successor, for the
+    /// pod that takes its place has not waited for anything.
     async fn end(
         &self,
         limit: Duration,
@@ -168,11 +169,12 @@ impl Striker {
     ) -> Result<Blow, PeersError> {
         let mut blow = Blow::at(At::now());
         self.hands.run("on", &[&process.0, "kill", "-STOP", &process.1]).await?;
+        blow.fell = Some(last_tick(fleet, &victim).await);
+        fleet.successor(blow.struck, limit + SUCCESSOR_BEYOND).await;
         let now = DeleteParams::default().grace_period(0);
         let end = async || fleet.pods.delete(&victim.pod, &now).await.map(drop);
         fleet.request("deleting a pod at once", 1, end).await?;
-        (blow.fell, blow.victim) = (Some(last_tick(fleet, &victim).await), Some(victim.stint));
-        fleet.successor(blow.struck, limit + SUCCESSOR_BEYOND).await;
+        blow.victim = Some(victim.stint);
         Ok(blow)
     }
 }

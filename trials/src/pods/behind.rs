@@ -75,6 +75,10 @@ impl Session {
         };
         front.heal();
         self.remove_beside().await?;
+        if self.settings.family == Family::OneApiServerErrs {
+            // Watches that have failed for so long are tried again after a pause, which is no matter of the next trial.
+            self.restart_rollout().await?;
+        }
         struck
     }
 
@@ -210,16 +214,17 @@ impl Session {
         process.ok_or_else(|| PodsError::Installation(format!("process-of printed {found:?}")))
     }
 
-    /// Ends a leader for good and without a word: its process stops, and its pod is gone before it could go on. Then waits for
-    /// a successor, but no longer than something is to be learned from that.
+    /// Ends a leader for good and without a word: its process stops, and never goes on. Waits for a successor, but no longer
+    /// than something is to be learned from that; then its pod is deleted. Before that a new pod would take its place, which
+    /// has not waited for anything; and to restart its container, the kubelet would need longer than that.
     async fn end(&self, victim: Leader, process: &(String, String), limit: Duration) -> Result<Struck, PodsError> {
         self.note(&format!("to end: {victim:?}"));
         let at = At::now();
         self.hand("on", &[&process.0, "kill", "-STOP", &process.1]).await?;
+        let taken_over = self.successor_within(victim.token, limit).await;
         let now = DeleteParams::default().grace_period(0);
         let deleted = self.pods().delete(&victim.pod, &now).await;
         deleted.map_err(|source| api("deleting a pod at once", source))?;
-        let taken_over = self.successor_within(victim.token, limit).await;
         Ok(Struck { taken_over, limit: Some(limit), victim: Some(victim), ..Struck::only(at) })
     }
 
