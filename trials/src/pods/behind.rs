@@ -199,9 +199,13 @@ impl Session {
         Ok(Struck { taken_over, limit: Some(limit), victim: Some(victim), ..Struck::only(at) })
     }
 
-    /// Ends whoever leads by now.
+    /// Ends whoever leads by now. If nobody does, nobody is ended, and the judge is told that nobody came.
     async fn end_the_leader(&self, limit: Duration) -> Result<Struck, PodsError> {
-        let victim = self.leading(limit).await?;
+        let at = At::now();
+        let Ok(victim) = self.leading(limit).await else {
+            self.note("nobody leads who could be ended");
+            return Ok(Struck { limit: Some(limit), ..Struck::only(at) });
+        };
         let process = self.process_of(&victim).await?;
         self.end(victim, &process, limit).await
     }
