@@ -26,6 +26,13 @@ is_sound() {
         [[ $(owner_of_definitions) == "Helm $namespace/tenure" ]]
 }
 
+# A run that was cut off may have left the replicas looking for the API server where nothing is any more: with the next
+# upgrade none of them would ever be ready.
+find_the_api_server() {
+    kubectl set env deployment --namespace "$namespace" --selector app.kubernetes.io/name=tenure \
+        KUBERNETES_SERVICE_HOST- KUBERNETES_SERVICE_PORT- >/dev/null
+}
+
 uninstall() { "$helm" uninstall "$1" --namespace "$2" --ignore-not-found; }
 
 remove_the_rest() {
@@ -47,4 +54,4 @@ releases >"$folder/releases"
 while read -r name in_namespace; do
     [[ "$name $in_namespace" == "$kept" ]] || uninstall "$name" "$in_namespace"
 done <"$folder/releases"
-[[ -n $kept ]] || remove_the_rest
+if [[ -n $kept ]]; then find_the_api_server; else remove_the_rest; fi

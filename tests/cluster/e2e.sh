@@ -7,8 +7,10 @@
 # not applicable.
 # TENURE_DYNAMIC names a dynamically linked binary for the replica whose time of day is wrong; without it, or if it is no
 # file, one is built. If no image comes of it, that family is not applicable.
-# On a cluster that is given, SKEWED_IMAGE names such an image (tests/cluster/skewed-image.sh shows what is in it).
-# FULL=1 runs every trial (about 20 minutes); otherwise one of each family (about 6 minutes). The table of all families is
+# On a cluster that is given, SKEWED_IMAGE names such an image (tests/cluster/skewed-image.sh shows what is in it), and
+# FRONT_CERTIFICATE and FRONT_KEY a certificate for ADDRESS of an authority that its pods trust; without it, the families in
+# which the replicas come by a front are not applicable.
+# FULL=1 runs every trial (about 34 minutes); otherwise one of each family (about 10 minutes). The table of all families is
 # printed at the end, and written to target/e2e/table.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -43,14 +45,16 @@ if [[ -n ${KUBECONFIG:-} ]]; then
   : "${ADDRESS:?an address of this computer that pods of that cluster reach}"
   settings=(--set "image.repository=$IMAGE_REPOSITORY" --set "image.tag=${IMAGE_TAG:-}")
   [[ -z ${SKEWED_IMAGE:-} ]] || arguments+=(--skewed-image "$SKEWED_IMAGE")
+  [[ -z ${FRONT_CERTIFICATE:-} ]] || arguments+=(--front-certificate "$FRONT_CERTIFICATE" --front-key "${FRONT_KEY:?}")
 else
   tests/cluster/up.sh
   tests/cluster/clear.sh >&2
-  # shellcheck source=tests/cluster/settings.sh
-  source tests/cluster/settings.sh
+  # shellcheck source=tests/cluster/lib/all.sh
+  source tests/cluster/lib/all.sh
   export KUBECONFIG=$kubeconfig
   ADDRESS=$outside_address
-  arguments+=(--faults "$PWD/tests/cluster/faults")
+  make_front_certificate
+  arguments+=(--faults "$PWD/tests/cluster/faults" --front-certificate "$front_certificate" --front-key "$front_key")
   prefix=("$PWD/tests/cluster/faults/outside")
   # A tag says nothing of what is loaded: the pods of what was loaded before are replaced because of this.
   settings=(--set-string "podAnnotations.loaded=$(cat "$run/tenure.sha256" 2>/dev/null || echo none)")

@@ -3,7 +3,8 @@
 # Tenure and client-go handing one Lease to each other. See ../peers/README.md.
 #   tests/cluster/peers.sh [arguments of the peers program, such as --families pod-frozen --trials 2 --hand-overs 0]
 # It boots the test cluster (up.sh: IMAGE and TENURE_BINARY say what is loaded) and leaves it up. FULL=1 strikes five times
-# by each fault, and hands over 30 times in each direction (about 35 minutes); otherwise once and twice. The table of all is
+# by each fault, twice where the contenders come by a front, and hands over 30 times in each direction (about 43 minutes);
+# otherwise once and twice, and three of the faults with a front are left out. The table of all is
 # printed at the end, and written to target/peers-evidence/table.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -68,6 +69,7 @@ cargo build --quiet --package trials --bin peers
 helm=$(scripts/helm.sh)
 commit=$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)
 load_contenders
+make_front_certificate
 kubectl delete namespace "$namespace" --ignore-not-found --timeout "$deletion_within"
 kubectl label --overwrite node "${peers_nodes[@]}" tenure-peers=yes >/dev/null
 kubectl apply --server-side --force-conflicts --kustomize deploy/crds >/dev/null
@@ -77,5 +79,5 @@ tenure prompt-tenure 1 9915
 tenure slow-tenure 1 9916
 kubectl --namespace "$namespace" wait --for=condition=Available --timeout "$rollout_within" deployment --all >/dev/null
 tests/cluster/faults/outside "$(realpath "${CARGO_TARGET_DIR:-target}/debug/peers")" --address "$outside_address" \
-  --faults "$PWD/tests/cluster/faults" --trials "$trials" --hand-overs "$hand_overs" \
+  --faults "$PWD/tests/cluster/faults" --front-certificate "$front_certificate" --front-key "$front_key" --trials "$trials" --hand-overs "$hand_overs" \
   --commit "$commit" "$@"

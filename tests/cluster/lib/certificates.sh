@@ -35,6 +35,16 @@ certificate() {
             -extfile "$file.extensions" -out "$file.crt" 2>/dev/null
 }
 
+# For what stands between some pods and the API server, on the machine `outside`. Sets `front_certificate` and `front_key`; made
+# once in a run.
+make_front_certificate() {
+    # shellcheck disable=SC2034 # used by those that call it
+    front_certificate="$pki/front.crt" front_key="$pki/front.key"
+    [[ ! -f $pki/front.crt ]] || return 0
+    build_skew
+    certificate front /CN=front "IP:$outside_address"
+}
+
 # kubeconfig_for CERTIFICATE SERVER FILE: everything inside the file, so that it can be handed on.
 kubeconfig_for() {
     (umask 077 && cat >"$3") <<KUBECONFIG

@@ -6,10 +6,17 @@
     reason = "the judge measures real processes by the real clock; only the code under test takes time as an argument"
 )]
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Parser;
 use trials::{
+    front::{Front, FrontError, Identity},
     judge::{Family, judge, render},
     pods::{self, About, Hands, Outcome, PodsError, Row, Settings},
 };
@@ -41,6 +48,16 @@ struct Arguments {
     /// An image of Tenure whose time of day can be wrong, which the nodes have; without it, that family is not applicable.
     #[arg(long, value_name = "IMAGE")]
     skewed_image: Option<String>,
+    /// A certificate for this address, of an authority that the pods trust; without it, the families in which the replicas
+    /// come by a front are not applicable.
+    #[arg(long, value_name = "PATH", requires = "front_key")]
+    front_certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "PATH")]
+    front_key: Option<PathBuf>,
+    /// The port of the front.
+    #[arg(long, default_value_t = 9902)]
+    front_port: u16,
     /// The commit of the sources, for the table.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -70,9 +87,16 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let front = match front(&arguments).await {
+        Ok(front) => front,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
     let mut report = Report::default();
     for (place, family) in arguments.families.iter().copied().enumerate() {
-        let settings = settings(&arguments, family, seed);
+        let settings = settings(&arguments, family, seed, front.clone());
         println!("\n{family}: {} trials, log in {}", settings.trials, settings.directory.display());
         match Box::pin(pods::run(client.clone(), &settings)).await {
             Ok(outcome) => {
@@ -91,6 +115,10 @@ async fn main() -> ExitCode {
                 report.obstacles.push(format!("{family}: {error}; the logs are in {logs}"));
             }
         }
+    }
+    // It ends with this program.
+    if let Err(error) = pods::go_by(&client, &arguments.namespace, None).await {
+        eprintln!("the replicas may still look for the API server at the front: {error}");
     }
     show_table(&arguments, pods::table(&About::gather(&client, arguments.commit.clone(), seed).await, &report.rows));
     report.end()
@@ -163,7 +191,14 @@ fn show_table(arguments: &Arguments, table: String) {
     }
 }
 
-fn settings(arguments: &Arguments, family: Family, seed: u64) -> Settings {
+async fn front(arguments: &Arguments) -> Result<Option<Arc<Front>>, FrontError> {
+    let files = arguments.front_certificate.clone().zip(arguments.front_key.clone());
+    let Some((certificate, key)) = files else { return Ok(None) };
+    let address = SocketAddr::new(arguments.address, arguments.front_port);
+    Front::start(address, &Identity { certificate, key }).await.map(|front| Some(Arc::new(front)))
+}
+
+fn settings(arguments: &Arguments, family: Family, seed: u64, front: Option<Arc<Front>>) -> Settings {
     Settings {
         family,
         trials: family.scaled(arguments.trials_scale, 1),
@@ -177,5 +212,6 @@ fn settings(arguments: &Arguments, family: Family, seed: u64) -> Settings {
         replicas: arguments.replicas,
         hands: arguments.faults.clone().map(Hands::new),
         skewed_image: arguments.skewed_image.clone(),
+        front,
     }
 }

@@ -11,6 +11,7 @@ use std::{error::Error, net::IpAddr, path::PathBuf, process::ExitCode};
 use clap::Parser;
 use futures::future::{join, join_all};
 use trials::{
+    front::Identity,
     peers::{
         Fault, PeersError, mixed, report,
         table::{Family, Table},
@@ -29,15 +30,21 @@ struct Arguments {
     /// The folder of the fault helpers.
     #[arg(long, value_name = "PATH")]
     faults: PathBuf,
+    /// A certificate for this address, of an authority that the pods trust.
+    #[arg(long, value_name = "PATH")]
+    front_certificate: PathBuf,
+    /// Its key.
+    #[arg(long, value_name = "PATH")]
+    front_key: PathBuf,
     /// How often each fault strikes.
     #[arg(long, default_value_t = 5)]
     trials: u32,
     /// How often Tenure and client-go hand over, in each direction; 0 leaves the mixed fleet out.
     #[arg(long, default_value_t = 30)]
     hand_overs: u32,
-    /// Which faults.
-    #[arg(long, value_delimiter = ',', default_values_t = Fault::ALL, value_name = "FAULTS")]
-    families: Vec<Fault>,
+    /// Which faults; without it all of them, and in a run of one trial each those that are quick.
+    #[arg(long, value_delimiter = ',', value_name = "FAULTS")]
+    families: Option<Vec<Fault>>,
     /// The commit of the sources, for the table.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -85,15 +92,19 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<Found, Box<dyn Error>> {
     let client = kube::Client::try_default().await?;
     let Arguments { address, directory, trials, .. } = arguments;
-    let table = Table::attend(&client, *address, Hands::new(arguments.faults.clone()), directory)?;
+    let identity = Identity { certificate: arguments.front_certificate.clone(), key: arguments.front_key.clone() };
+    let table = Table::attend(&client, *address, &identity, Hands::new(arguments.faults.clone()), directory).await?;
     let pairs = mixed::Pair::ALL.into_iter().filter(|_| arguments.hand_overs > 0);
     let hand_overs = pairs.map(|pair| mixed::run(&client, *address, directory, pair, arguments.hand_overs));
     // Nothing that strikes a whole node or the control plane may happen while they hand over.
-    let (alone, together): (Vec<Fault>, Vec<Fault>) = arguments.families.iter().partition(|fault| fault.strikes_one());
+    let quick = || Fault::ALL.into_iter().filter(|fault| *trials > 1 || fault.is_quick()).collect();
+    let faults = arguments.families.clone().unwrap_or_else(quick);
+    let (alone, together): (Vec<Fault>, Vec<Fault>) = faults.into_iter().partition(|fault| fault.strikes_one());
     let mut families = Vec::new();
     let (hand_overs, ()) = join(join_all(hand_overs), strike(&table, &alone, *trials, &mut families)).await;
     strike(&table, &together, *trials, &mut families).await;
     let mut found = Found::default();
+    found.errors.extend(table.go_by_the_fronts(false).await.err());
     for family in &families {
         found.rows.extend(family.rows());
         found.failures.extend(family.failures());

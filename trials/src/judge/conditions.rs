@@ -101,6 +101,8 @@ pub struct Findings {
     pub take_overs: Vec<Duration>,
     /// What successors did not keep to.
     pub broken_take_overs: Vec<String>,
+    /// Replicas that asked for the Lease far too often.
+    pub storms: Vec<String>,
     /// Times without a leader that were too long.
     pub leaderless: Vec<Leaderless>,
     /// Tokens that two replicas led with.
@@ -145,6 +147,7 @@ pub fn judge(evidence: &Evidence) -> Findings {
         coalesced_in_office: coalesced_in_office(evidence),
         take_overs: liveness::take_overs(evidence),
         broken_take_overs: liveness::broken_take_overs(evidence),
+        storms: liveness::storms(evidence),
         leaderless: liveness::leaderless(evidence),
         shared_tokens: shared_tokens(evidence),
         complaints: evidence.complaints.clone(),
@@ -222,7 +225,9 @@ impl Findings {
             !self.complaints.is_empty(),
             format!("{} things seen prove nothing, first: {}", self.complaints.len(), self.complaints.join("; ")),
         );
-        for broken in self.badly_cut.iter().chain(&self.untold_clocks).chain(&self.broken_take_overs) {
+        for broken in
+            self.badly_cut.iter().chain(&self.untold_clocks).chain(&self.broken_take_overs).chain(&self.storms)
+        {
             fail(true, broken.clone());
         }
         fail(

@@ -45,6 +45,16 @@ pub enum Family {
     LongRuns,
     /// A replica whose time of day is an hour fast or slow leads, and hands over.
     WallClock,
+    /// Every answer of the API server is late, and the leader is gone without a word.
+    ApiSlow,
+    /// One API server of three answers 500 to everything, the leader's first of all; later the leader is gone.
+    OneApiServerErrs,
+    /// The watches have gone silent without an end, and the leader is gone right after a renewal.
+    WatchHalfOpen,
+    /// An older state of the Lease is put back.
+    OldManifestPutBack,
+    /// The Lease is deleted while a leader with a longer lease duration than the others is cut off from the API server.
+    LeaseShortenedAndDeleted,
 }
 
 /// What a job promises of a run whose end is not known.
@@ -142,7 +152,14 @@ pub struct Trial {
     pub cut: Vec<String>,
     /// The time of day of a replica that was wrong, in the family that is about it.
     pub wrong_clock: Option<WrongClock>,
+    /// The most requests for the Lease, watches left out, that one replica made within [`PACE_WINDOW`], where they are counted.
+    pub pace: Option<usize>,
 }
+
+/// Within so long requests for the Lease are counted.
+pub const PACE_WINDOW: Duration = Duration::from_secs(10);
+/// So many of them one replica may make then: three tries in a second, each with a look, and a few as its term runs out.
+pub const PACE_AT_MOST: usize = 60;
 
 /// Everything seen of one family.
 #[derive(Debug, Clone)]
@@ -182,7 +199,7 @@ impl Family {
     pub const OF_PROCESSES: [Self; 3] = [Self::Kill, Self::Term, Self::Stop];
 
     /// Those of pods on a cluster.
-    pub const OF_PODS: [Self; 12] = [
+    pub const OF_PODS: [Self; 17] = [
         Self::PodDeleted,
         Self::ContainerKilled,
         Self::PodFrozen,
@@ -195,6 +212,11 @@ impl Family {
         Self::RollingUpdate,
         Self::LongRuns,
         Self::WallClock,
+        Self::ApiSlow,
+        Self::OneApiServerErrs,
+        Self::WatchHalfOpen,
+        Self::OldManifestPutBack,
+        Self::LeaseShortenedAndDeleted,
     ];
 
     /// How many trials make a full family.
@@ -211,7 +233,10 @@ impl Family {
             | Self::ApiServerPaused
             | Self::EtcdPaused
             | Self::LeaseTouched
-            | Self::LongRuns => 3,
+            | Self::LongRuns
+            | Self::WatchHalfOpen
+            | Self::OldManifestPutBack => 3,
+            Self::ApiSlow | Self::OneApiServerErrs | Self::LeaseShortenedAndDeleted => 2,
         }
     }
 
@@ -234,7 +259,35 @@ impl Family {
 
     /// Whether the fault ends the leader, or stops it, in that very moment.
     pub const fn ends_the_leader_at_once(self) -> bool {
-        matches!(self, Self::Kill | Self::Stop | Self::ContainerKilled | Self::PodFrozen | Self::NodeDead)
+        matches!(
+            self,
+            Self::Kill
+                | Self::Stop
+                | Self::ContainerKilled
+                | Self::PodFrozen
+                | Self::NodeDead
+                | Self::ApiSlow
+                | Self::OneApiServerErrs
+                | Self::WatchHalfOpen
+        )
+    }
+
+    /// Whether a trial may be allowed more time without a leader than a lease duration and a second: a Lease that somebody
+    /// has changed, or an API server that is slow, keeps everybody waiting for longer.
+    pub const fn may_take_longer(self) -> bool {
+        matches!(self, Self::LeaseTouched) || self.needs_a_front()
+    }
+
+    /// Whether the replicas have to come by a front before the API server.
+    pub const fn needs_a_front(self) -> bool {
+        matches!(
+            self,
+            Self::ApiSlow
+                | Self::OneApiServerErrs
+                | Self::WatchHalfOpen
+                | Self::OldManifestPutBack
+                | Self::LeaseShortenedAndDeleted
+        )
     }
 
     /// Whether the leader is frozen: what it was about to send then appears when it thaws.
@@ -259,7 +312,16 @@ impl Family {
 
     /// Whether a test of it needs hands on the nodes.
     pub const fn needs_the_nodes(self) -> bool {
-        !matches!(self, Self::PodDeleted | Self::LeaseTouched | Self::RollingUpdate | Self::LongRuns | Self::WallClock)
+        !matches!(
+            self,
+            Self::PodDeleted
+                | Self::LeaseTouched
+                | Self::RollingUpdate
+                | Self::LongRuns
+                | Self::WallClock
+                | Self::OldManifestPutBack
+                | Self::LeaseShortenedAndDeleted
+        )
     }
 
     /// Whether a test of it needs an image whose time of day can be wrong.
@@ -286,6 +348,11 @@ impl fmt::Display for Family {
             Self::RollingUpdate => "rolling-update",
             Self::LongRuns => "long-runs",
             Self::WallClock => "wall-clock",
+            Self::ApiSlow => "api-slow",
+            Self::OneApiServerErrs => "one-api-server-errs",
+            Self::WatchHalfOpen => "watch-half-open",
+            Self::OldManifestPutBack => "old-manifest-put-back",
+            Self::LeaseShortenedAndDeleted => "lease-shortened-and-deleted",
         })
     }
 }

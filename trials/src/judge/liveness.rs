@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::evidence::{Evidence, Family, Trial};
+use super::evidence::{Evidence, PACE_AT_MOST, PACE_WINDOW, Trial};
 use crate::{clock::At, probe::Term};
 
 /// Two successive terms with more time between them than there may be.
@@ -55,8 +55,7 @@ pub(super) fn leaderless(evidence: &Evidence) -> Vec<Leaderless> {
     let gaps = terms.windows(2).map(|pair| {
         let (last, first) = (pair[0].last, pair[1].first);
         let struck = evidence.trials.iter().find(|trial| trial.armed <= last && last <= trial.calm);
-        // A Lease that somebody edits may name a holder of another make, which gets its grace.
-        let of_trial = struck.and_then(|trial| trial.limit).filter(|_| evidence.family == Family::LeaseTouched);
+        let of_trial = struck.and_then(|trial| trial.limit).filter(|_| evidence.family.may_take_longer());
         Leaderless {
             from: pair[0].token,
             to: pair[1].token,
@@ -65,6 +64,17 @@ pub(super) fn leaderless(evidence: &Evidence) -> Vec<Leaderless> {
         }
     });
     gaps.filter(|gap| gap.lasted > gap.allowed).collect()
+}
+
+/// Trials in which a replica asked for the Lease far more often than it has to, one sentence each.
+pub(super) fn storms(evidence: &Evidence) -> Vec<String> {
+    let storm = |trial: &Trial| {
+        let (number, pace) = (trial.number, trial.pace.filter(|pace| *pace > PACE_AT_MOST)?);
+        Some(format!(
+            "trial {number}: {pace} requests of one replica for the Lease within {PACE_WINDOW:?}, more than {PACE_AT_MOST}"
+        ))
+    };
+    evidence.trials.iter().filter_map(storm).collect()
 }
 
 fn take_over(evidence: &Evidence, trial: &Trial) -> Option<Duration> {

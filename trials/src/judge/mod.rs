@@ -15,7 +15,9 @@ mod share;
 mod tests;
 
 pub use conditions::{Findings, LostSlot, judge};
-pub use evidence::{Evidence, Family, Freeze, Guarantee, Job, Outage, Trial, Window, WrongClock};
+pub use evidence::{
+    Evidence, Family, Freeze, Guarantee, Job, Outage, PACE_AT_MOST, PACE_WINDOW, Trial, Window, WrongClock,
+};
 pub use liveness::Leaderless;
 pub use report::{HAND_OVER_P99, render, summary};
 pub use share::RanShare;

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use super::{
     conditions::Findings,
-    evidence::{Evidence, Window},
+    evidence::{Evidence, PACE_AT_MOST, PACE_WINDOW, Window},
 };
 
 /// The figure for the hand-over from leader to leader: printed beside what was measured, and no condition.
@@ -54,6 +54,12 @@ pub fn render(evidence: &Evidence, findings: &Findings) -> String {
     row("unhindered slots run", format!("{} of {}", share.ran, share.unhindered));
     let slow: Duration = evidence.slow.iter().map(|(from, to)| to.since(*from)).sum();
     row("control plane too slow for anything", format!("{} times, {:.1} s", evidence.slow.len(), slow.as_secs_f64()));
+    if let Some(pace) = evidence.trials.iter().filter_map(|trial| trial.pace).max() {
+        row(
+            &format!("requests for the Lease within {PACE_WINDOW:?}"),
+            format!("{pace} at most, by one replica (to be at most {PACE_AT_MOST})"),
+        );
+    }
     row("nobody led for too long", findings.leaderless.len().to_string());
     row("seen, and proves nothing", findings.complaints.len().to_string());
     row("coalesced outside a leaderless gap", findings.coalesced_in_office.len().to_string());

@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
-    Evidence, Family, Freeze, Guarantee, Job, Outage, RanShare, Trial, Window, WrongClock, judge, render, summary,
+    Evidence, Family, Freeze, Guarantee, Job, Outage, PACE_AT_MOST, RanShare, Trial, Window, WrongClock, judge, render,
+    summary,
 };
 use crate::{
     clock::{At, Timeline},
@@ -69,6 +70,7 @@ fn clean(family: Family) -> Evidence {
             limit: None,
             cut: Vec::new(),
             wrong_clock: None,
+            pace: None,
         }],
         leaderless_limit: None,
         complaints: Vec::new(),

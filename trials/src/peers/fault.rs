@@ -13,6 +13,16 @@ const FREEZES_S: [u64; 5] = [20, 5, 20, 5, 60];
 /// The lengths of a pause of the control plane, in turn.
 const PAUSES_S: [u64; 3] = [20, 5, 60];
 
+/// An answer is late by a lease divided by this, in turn.
+const LATE_BY_A: [u32; 2] = [4, 2];
+/// What a look, an acquisition and the connection before it take longer where each answer is late.
+const LATE_ANSWERS: u32 = 3;
+/// So many tries may fail, each with Tenure's pause after it, before one comes to a server that does not err.
+const FAILED_TRIES: u32 = 2;
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// How often the faults strike at most in which the contenders come by a front: they take more than a minute each.
+const TRIALS_BEHIND_A_FRONT: u32 = 2;
+
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -38,6 +48,16 @@ pub enum Fault {
     ApiServerPaused,
     /// The store of the API server is frozen, and goes on later.
     EtcdPaused,
+    /// Every answer of the API server is late, and the leader is gone without a word.
+    ApiSlow,
+    /// One API server of three answers 500 to everything, the leader's first of all; later the leader is gone.
+    OneApiServerErrs,
+    /// The watches have gone silent without an end, and the leader is gone right after a renewal.
+    WatchHalfOpen,
+    /// An older state of the Lease is put back while the leader is cut off from the API server.
+    OldManifestPutBack,
+    /// The Lease is given a shorter duration, and deleted, while the leader is cut off from the API server.
+    LeaseShortenedAndDeleted,
 }
 
 /// What Tenure promises after a fault.
@@ -53,7 +73,7 @@ pub(super) enum Promise {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::PodDeleted,
         Self::ContainerKilled,
         Self::PodFrozen,
@@ -65,7 +85,39 @@ impl Fault {
         Self::ApiServerRestarted,
         Self::ApiServerPaused,
         Self::EtcdPaused,
+        Self::ApiSlow,
+        Self::OneApiServerErrs,
+        Self::WatchHalfOpen,
+        Self::OldManifestPutBack,
+        Self::LeaseShortenedAndDeleted,
     ];
+
+    /// Whether it belongs to a short run, too.
+    pub const fn is_quick(self) -> bool {
+        !matches!(self, Self::OneApiServerErrs | Self::OldManifestPutBack | Self::LeaseShortenedAndDeleted)
+    }
+
+    /// Whether the contenders have to come by a front before the API server.
+    pub(super) const fn is_behind_a_front(self) -> bool {
+        matches!(
+            self,
+            Self::ApiSlow
+                | Self::OneApiServerErrs
+                | Self::WatchHalfOpen
+                | Self::OldManifestPutBack
+                | Self::LeaseShortenedAndDeleted
+        )
+    }
+
+    /// Whether the leader is cut off, and works on until it knows better.
+    pub(super) const fn cuts_off(self) -> bool {
+        matches!(self, Self::NodeCutOff | Self::OldManifestPutBack | Self::LeaseShortenedAndDeleted)
+    }
+
+    /// How often it strikes where others do so often.
+    pub(super) fn trials(self, wanted: u32) -> u32 {
+        if self.is_behind_a_front() { wanted.min(TRIALS_BEHIND_A_FRONT) } else { wanted }
+    }
 
     /// Whether it strikes one contender alone, so that others can go on beside it.
     pub const fn strikes_one(self) -> bool {
@@ -93,6 +145,8 @@ impl Fault {
         match self {
             Self::PodFrozen => in_turn(&FREEZES_S),
             Self::ApiServerPaused | Self::EtcdPaused => in_turn(&PAUSES_S),
+            // How late each answer is.
+            Self::ApiSlow => LEASE / LATE_BY_A[(number.max(1) as usize - 1) % LATE_BY_A.len()],
             _ => Duration::ZERO,
         }
     }
@@ -102,6 +156,10 @@ impl Fault {
         match self {
             Self::PodFrozen if length <= LEASE => Promise::Nothing,
             Self::LeaseEdited => Promise::Successor(LEASE + FOREIGN_GRACE + LEASE_AND),
+            Self::ApiSlow => Promise::Successor(LEASE + LEASE_AND + length * LATE_ANSWERS),
+            Self::OneApiServerErrs => Promise::Successor(LEASE + LEASE_AND + RETRY_PERIOD * FAILED_TRIES),
+            // What it says is another holder's, and may have to be waited for after the last one's own lease.
+            Self::OldManifestPutBack => Promise::Successor(LEASE * 2 + FOREIGN_GRACE + LEASE_AND),
             _ if self.strikes_the_control_plane() => Promise::Leader(LEASE + LEASE_AND),
             _ => Promise::Successor(LEASE + LEASE_AND),
         }
@@ -109,8 +167,8 @@ impl Fault {
 
     /// Its name in the table, with its lengths where it has any.
     pub(super) fn with_lengths(self, trials: u32) -> String {
-        let mut lengths: Vec<u64> = Vec::new();
-        for length in (1..=trials).map(|number| self.length(number).as_secs()).filter(|length| *length > 0) {
+        let mut lengths: Vec<Duration> = Vec::new();
+        for length in (1..=trials).map(|number| self.length(number)).filter(|length| !length.is_zero()) {
             if !lengths.contains(&length) {
                 lengths.push(length);
             }
@@ -119,7 +177,7 @@ impl Fault {
             return self.to_string();
         }
         lengths.sort_unstable();
-        let lengths: Vec<String> = lengths.into_iter().map(|length| length.to_string()).collect();
+        let lengths: Vec<String> = lengths.into_iter().map(|length| length.as_secs_f64().to_string()).collect();
         format!("{self} {} s", lengths.join(", "))
     }
 }
@@ -138,6 +196,11 @@ impl fmt::Display for Fault {
             Self::ApiServerRestarted => "apiserver-restarted",
             Self::ApiServerPaused => "apiserver-paused",
             Self::EtcdPaused => "etcd-paused",
+            Self::ApiSlow => "api-slow",
+            Self::OneApiServerErrs => "one-api-server-errs",
+            Self::WatchHalfOpen => "watch-half-open",
+            Self::OldManifestPutBack => "old-manifest-put-back",
+            Self::LeaseShortenedAndDeleted => "lease-shortened-and-deleted",
         })
     }
 }
@@ -162,6 +225,7 @@ mod tests {
         assert_eq!(Fault::EtcdPaused.with_lengths(5), "etcd-paused 5, 20, 60 s");
         assert_eq!(Fault::ApiServerPaused.with_lengths(1), "apiserver-paused 20 s");
         assert_eq!(Fault::NodeDead.with_lengths(5), "node-dead");
+        assert_eq!(Fault::ApiSlow.with_lengths(2), "api-slow 3.75, 7.5 s");
         assert!(Fault::PodFrozen.length(1) > LEASE && Fault::PodFrozen.length(6) == Fault::PodFrozen.length(1));
     }
 
@@ -182,6 +246,9 @@ mod tests {
         assert_eq!(promise(Fault::PodFrozen, 20), Promise::Successor(Duration::from_secs(16)));
         assert_eq!(promise(Fault::LeaseEmptied, 0), Promise::Successor(Duration::from_secs(16)));
         assert_eq!(promise(Fault::LeaseEdited, 0), Promise::Successor(Duration::from_secs(21)));
+        assert_eq!(promise(Fault::ApiSlow, 4), Promise::Successor(Duration::from_secs(28)));
+        assert_eq!(promise(Fault::OneApiServerErrs, 0), Promise::Successor(Duration::from_secs(20)));
+        assert_eq!(promise(Fault::OldManifestPutBack, 0), Promise::Successor(Duration::from_secs(36)));
         assert_eq!(promise(Fault::EtcdPaused, 5), Promise::Leader(Duration::from_secs(16)));
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -16,6 +16,7 @@ use serde_json::json;
 use super::{NAMESPACE, PeersError, Stint, Ticks};
 use crate::{
     clock::At,
+    front::{Front, Identity},
     probe::Probe,
     wait::{self, Overdue},
 };
@@ -29,16 +30,19 @@ const CALM_LIMIT: Duration = Duration::from_mins(2);
 /// The same for one that has sat out the last trial: it had that trial, too, and the others are not to wait for it for long.
 const CALM_AGAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How often the state of the pods is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long one request of the harness may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How often a request that changes nothing when it is repeated is made before it counts as refused: the first one after a
 /// fault of the control plane may fail with its connection.
-const REQUEST_TRIES: u32 = 3;
+pub(super) const REQUEST_TRIES: u32 = 3;
 /// How long such a request is put off.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The holder that is written into a Lease to edit it.
 const SOMEBODY: &str = "somebody";
+
+/// The front of each listens so many ports after its probe.
+const FRONTS_AFTER: u16 = 20;
 
 /// Who contends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +65,9 @@ pub struct Fleet {
     pub(super) probe: Probe<Ticks>,
     pub(super) pods: Api<Pod>,
     pub(super) leases: Api<Lease>,
+    pub(super) deployments: Api<Deployment>,
+    /// What it comes by to the API server under some faults.
+    pub(super) front: Front,
     /// Whether it was not calm when it was last to be.
     sat_out: AtomicBool,
 }
@@ -70,6 +77,7 @@ pub struct Fleet {
 pub(super) struct Leader {
     pub(super) pod: String,
     pub(super) node: String,
+    pub(super) address: IpAddr,
     pub(super) stint: Stint,
 }
 
@@ -85,12 +93,19 @@ impl Contender {
 
 impl Fleet {
     /// Listens to a contender that is installed.
-    pub fn attend(client: &Client, address: IpAddr, contender: Contender) -> Result<Self, PeersError> {
+    pub async fn attend(
+        client: &Client,
+        address: IpAddr,
+        identity: &Identity,
+        contender: Contender,
+    ) -> Result<Self, PeersError> {
+        let front = Front::start(SocketAddr::new(address, contender.port + FRONTS_AFTER), identity).await?;
         let probe = Probe::receiving_at(SocketAddr::new(address, contender.port))
             .map_err(|source| PeersError::Io { what: "starting a probe", source })?;
         let pods = Api::namespaced(client.clone(), NAMESPACE);
         let leases = Api::namespaced(client.clone(), NAMESPACE);
-        Ok(Self { contender, probe, pods, leases, sat_out: AtomicBool::new(false) })
+        let deployments = Api::namespaced(client.clone(), NAMESPACE);
+        Ok(Self { contender, probe, pods, leases, deployments, front, sat_out: AtomicBool::new(false) })
     }
 
     /// Waits until it is calm. One that is not is started anew, and sits out what is to come.
@@ -179,7 +194,7 @@ impl Fleet {
     }
 
     /// Makes a request until it succeeds, so often at most.
-    async fn request<T>(
+    pub(super) async fn request<T>(
         &self,
         what: &str,
         tries: u32,
@@ -214,13 +229,27 @@ impl Fleet {
         let lease = asked(self.leases.get_opt(self.contender.name)).await??;
         lease.spec?.holder_identity.filter(|holder| !holder.is_empty() && holder != SOMEBODY)?;
         let stint = self.probe.with_log(|ticks| ticks.at_work(At::now()).cloned())?;
-        let led_by = |pod: &Pod| stint.identity.split('_').next() == pod.metadata.name.as_deref();
-        let pod = listed.items.iter().find(|pod| led_by(pod))?;
-        let node = pod.spec.as_ref()?.node_name.clone()?;
-        Some(Leader { pod: pod.name_any(), node, stint })
+        leader_among(&listed.items, stint)
     }
 
-    fn overdue(&self, source: Overdue) -> PeersError {
+    /// Waits until exactly one works, whatever the state of the others.
+    pub(super) async fn leading(&self, limit: Duration) -> Option<Leader> {
+        let leading = async {
+            loop {
+                if let Some(stint) = self.probe.with_log(|ticks| ticks.at_work(At::now()).cloned())
+                    && let Some(listed) =
+                        asked(self.pods.list(&ListParams::default().labels(self.contender.selector))).await
+                    && let Some(leader) = leader_among(&listed.items, stint)
+                {
+                    return leader;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        wait::within("somebody leads", limit, leading).await.ok()
+    }
+
+    pub(super) fn overdue(&self, source: Overdue) -> PeersError {
         PeersError::Overdue { fleet: self.contender.name.to_owned(), source }
     }
 
@@ -229,8 +258,16 @@ impl Fleet {
     }
 }
 
+fn leader_among(pods: &[Pod], stint: Stint) -> Option<Leader> {
+    let led_by = |pod: &&Pod| stint.identity.split('_').next() == pod.metadata.name.as_deref();
+    let pod = pods.iter().find(led_by)?;
+    let node = pod.spec.as_ref()?.node_name.clone()?;
+    let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    Some(Leader { pod: pod.name_any(), node, address, stint })
+}
+
 /// A request of the harness has a deadline; one that fails is made again by whoever needs it.
-async fn asked<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Option<T> {
+pub(super) async fn asked<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Option<T> {
     tokio::time::timeout(REQUEST_LIMIT, request).await.ok()?.ok()
 }
 

@@ -5,6 +5,7 @@
 //! Tenure's own are held to what it promises. [`mixed`] puts Tenure and client-go on one Lease, and lets them hand it to each
 //! other. Whether Tenure loses or doubles work is not looked at here but in [`crate::pods`].
 
+mod behind;
 mod fault;
 mod fleet;
 pub mod mixed;
@@ -42,6 +43,9 @@ pub enum PeersError {
     /// A fault.
     #[error(transparent)]
     Hand(#[from] HandError),
+    /// A front.
+    #[error(transparent)]
+    Front(#[from] crate::front::FrontError),
     /// Something that was waited for.
     #[error("{fleet}: {source}")]
     Overdue {

@@ -8,7 +8,7 @@ use super::{Fault, Stint, Ticks, fault::Promise, millis, seconds};
 use crate::clock::At;
 
 /// A blow: when the harness began to strike, and what came of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Blow {
     /// When the harness began. The helpers need a second or more until they strike.
     pub(super) struck: At,
@@ -18,6 +18,10 @@ pub(super) struct Blow {
     pub(super) thawed: Option<At>,
     /// When the control plane was there again.
     pub(super) resumed: Option<At>,
+    /// Whom it fell on, if not on who led at the beginning.
+    pub(super) victim: Option<Stint>,
+    /// When it was over for this contender, where that is another moment for each.
+    pub(super) healed: Option<At>,
 }
 
 /// What was seen of one contender that was struck.
@@ -43,7 +47,7 @@ pub(super) struct Seen {
 
 impl Blow {
     pub(super) const fn at(struck: At) -> Self {
-        Self { struck, fell: None, thawed: None, resumed: None }
+        Self { struck, fell: None, thawed: None, resumed: None, victim: None, healed: None }
     }
 }
 
@@ -52,7 +56,9 @@ impl Seen {
     ///
     /// `healed` is when the fault was over, and `anew` when the harness started the contender anew: whoever leads after that
     /// does not do so by itself.
-    pub(super) fn of(ticks: &Ticks, leader: &Stint, blow: Blow, healed: At, anew: Option<At>) -> Self {
+    pub(super) fn of(ticks: &Ticks, leader: &Stint, blow: &Blow, healed: At, anew: Option<At>) -> Self {
+        let leader = blow.victim.as_ref().unwrap_or(leader);
+        let healed = blow.healed.unwrap_or(healed);
         let by_itself = |at: At| anew.is_none_or(|anew| at < anew);
         let heard_since = |resumed: At| ticks.heard_since(resumed).filter(|heard| by_itself(*heard));
         let seen = Self {
@@ -116,17 +122,26 @@ mod tests {
     fn a_successor_is_measured_from_where_the_blow_fell() {
         let ticks = ticks(&[(10, "7 a 0"), (1_100, "7 a 9"), (14_100, "9 b 0")]);
         let blow = Blow { fell: Some(At::from_millis(1_100)), ..Blow::at(At::from_millis(200)) };
-        let seen = Seen::of(&ticks, &ticks.stints()[0], blow, At::from_millis(15_000), None);
+        let seen = Seen::of(&ticks, &ticks.stints()[0], &blow, At::from_millis(15_000), None);
         assert_eq!(seen.take_over, Some(Duration::from_secs(13)));
         assert_eq!(seen.overlap, Some(SignedDuration::from_secs(-13)));
         assert!(!seen.stayed && seen.broken(Fault::NodeDead).is_empty(), "{seen:?}");
     }
 
     #[test]
+    fn whom_a_blow_fell_on_later_is_who_is_measured_and_its_own_healing_counts() {
+        let ticks = ticks(&[(10, "7 a 0"), (1_000, "9 b 0"), (5_000, "9 b 1"), (4_000, "12 c 0")]);
+        let victim = Some(ticks.stints()[1].clone());
+        let blow = Blow { victim, healed: Some(At::from_millis(4_500)), ..Blow::at(At::from_millis(2_000)) };
+        let seen = Seen::of(&ticks, &ticks.stints()[0], &blow, At::from_millis(9_000), None);
+        assert_eq!((seen.overlap, seen.until_healed), (Some(SignedDuration::from_secs(1)), true));
+    }
+
+    #[test]
     fn a_leader_that_outlives_a_pause_keeps_the_promise_and_one_who_is_missed_breaks_it() {
         let ticks = ticks(&[(10, "7 a 0"), (5_500, "7 a 9")]);
         let blow = |resumed| Blow { resumed: Some(At::from_millis(resumed)), ..Blow::at(At::from_millis(200)) };
-        let seen = |resumed| Seen::of(&ticks, &ticks.stints()[0], blow(resumed), At::from_millis(resumed), None);
+        let seen = |resumed| Seen::of(&ticks, &ticks.stints()[0], &blow(resumed), At::from_millis(resumed), None);
         assert!(seen(5_200).stayed && seen(5_200).broken(Fault::EtcdPaused).is_empty());
         assert_eq!(seen(6_000).broken(Fault::EtcdPaused), ["no leader, which is due within 16.000 s"]);
     }
@@ -135,7 +150,7 @@ mod tests {
     fn a_leader_that_had_to_be_started_anew_is_no_successor() {
         let ticks = ticks(&[(10, "7 a 0"), (30_000, "9 b 0")]);
         let (blow, healed) = (Blow::at(At::from_millis(200)), At::from_millis(20_000));
-        let seen = Seen::of(&ticks, &ticks.stints()[0], blow, healed, Some(At::from_millis(29_000)));
+        let seen = Seen::of(&ticks, &ticks.stints()[0], &blow, healed, Some(At::from_millis(29_000)));
         assert!(seen.stayed && seen.anew, "{seen:?}");
         assert_eq!(seen.broken(Fault::LeaseEdited).len(), 2, "no successor, and not by itself");
     }

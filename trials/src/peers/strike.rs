@@ -24,7 +24,7 @@ const SUCCESSOR_LIMIT: Duration = Duration::from_secs(35);
 /// control plane is back. One that waits takes a lease duration, and Tenure its grace for other makes besides.
 const SUCCESSOR_IF_ANY: Duration = LEASE.saturating_add(FOREIGN_GRACE).saturating_add(Duration::from_secs(2));
 /// A leader that was cut off and replaced stays cut off for this long: it has to have left by itself.
-const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
+pub(super) const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
 /// So long after a fault it may still come to light who leads: the longest pause between two looks at the Lease is 5 s.
 const AFTERMATH: Duration = Duration::from_secs(7);
 /// How long a datagram may be on its way.
@@ -104,9 +104,9 @@ impl Striker {
             let (fleet, Some(leader), Some(blow)) = (target.0, &target.1, blow) else {
                 return if calm { Sighting::NotStruck } else { Sighting::NotCalm };
             };
-            let mut seen = fleet.probe.with_log(|ticks| Seen::of(ticks, &leader.stint, blow, healed, anew));
+            let mut seen = fleet.probe.with_log(|ticks| Seen::of(ticks, &leader.stint, &blow, healed, anew));
             seen.length = length;
-            seen.until_healed &= fault == Fault::NodeCutOff;
+            seen.until_healed &= fault.cuts_off();
             self.note(fleet, &format!("{fault} {number}: {seen:?}"));
             Sighting::Seen(seen)
         });
@@ -167,6 +167,9 @@ impl Striker {
         fleet: &Fleet,
         leader: &Leader,
     ) -> Result<Blow, PeersError> {
+        if fault.is_behind_a_front() {
+            return self.strike_behind_the_front(fault, length, fleet, leader).await;
+        }
         let mut blow = Blow::at(At::now());
         match fault {
             Fault::PodDeleted => fleet.delete_pod(&leader.pod).await?,
@@ -284,7 +287,7 @@ impl Striker {
         }
     }
 
-    fn note(&self, fleet: &Fleet, what: &str) {
+    pub(super) fn note(&self, fleet: &Fleet, what: &str) {
         self.journal.note(At::now(), &format!("{}: {what}", fleet.contender.name));
     }
 }
@@ -300,7 +303,7 @@ fn patience(fault: Fault) -> Duration {
 }
 
 /// The last tick of a leader that has just been stopped.
-async fn last_tick(fleet: &Fleet, leader: &Leader) -> At {
+pub(super) async fn last_tick(fleet: &Fleet, leader: &Leader) -> At {
     tokio::time::sleep(ON_THE_WAY).await;
     fleet.probe.with_log(|ticks| ticks.now(&leader.stint).unwrap_or(&leader.stint).last)
 }

@@ -1,7 +1,12 @@
 //! Every contender under every fault.
 
-use std::{net::IpAddr, path::Path};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
+use futures::future::join_all;
 use jiff::SignedDuration;
 use kube::Client;
 
@@ -12,6 +17,7 @@ use super::{
 };
 use crate::{
     clock::{At, Timeline},
+    front::Identity,
     journal::{Journal, write_lines},
     pods::Hands,
 };
@@ -25,6 +31,8 @@ const EXTRA_TRIALS: u32 = 2;
 pub struct Table {
     fleets: Vec<Fleet>,
     striker: Striker,
+    /// Whether they come by their fronts to the API server.
+    behind: AtomicBool,
 }
 
 /// What was seen of every contender under one fault.
@@ -51,17 +59,29 @@ struct Tally {
 
 impl Table {
     /// Listens to all contenders; logs go into this directory.
-    pub fn attend(client: &Client, address: IpAddr, hands: Hands, directory: &Path) -> Result<Self, PeersError> {
-        let fleets = Contender::OF_THE_TABLE.map(|contender| Fleet::attend(client, address, contender));
+    pub async fn attend(
+        client: &Client,
+        address: IpAddr,
+        identity: &Identity,
+        hands: Hands,
+        directory: &Path,
+    ) -> Result<Self, PeersError> {
+        let fleets = Contender::OF_THE_TABLE.map(|contender| Fleet::attend(client, address, identity, contender));
+        let fleets = join_all(fleets).await.into_iter().collect::<Result<_, _>>()?;
         let journal = Journal::create(&directory.join("table.log"), Timeline::new())
             .map_err(|source| PeersError::Io { what: "creating the log of the trials", source })?;
-        Ok(Self { fleets: fleets.into_iter().collect::<Result<_, _>>()?, striker: Striker { hands, journal } })
+        Ok(Self { fleets, striker: Striker { hands, journal }, behind: AtomicBool::new(false) })
     }
 
     /// Strikes them all so often. Who could not be struck that often after a few more trials has fewer.
     pub async fn family(&self, fault: Fault, wanted: u32) -> Family {
+        let wanted = fault.trials(wanted);
         let tallies = self.fleets.iter().map(|fleet| Tally::of(fleet.contender)).collect();
         let mut family = Family { fault, wanted, tallies, error: None };
+        if let Err(error) = self.go_by_the_fronts(fault.is_behind_a_front()).await {
+            family.error = Some(error);
+            return family;
+        }
         let before = self.lost();
         let mut number = 0;
         while number < wanted || (number < wanted + EXTRA_TRIALS && !family.is_complete()) {
@@ -93,6 +113,15 @@ impl Table {
             }
         }
         Ok(failures)
+    }
+
+    /// Leads all of them by their fronts, or by the way that the cluster has for all. The fronts end with this program.
+    pub async fn go_by_the_fronts(&self, led: bool) -> Result<(), PeersError> {
+        if self.behind.swap(led, Ordering::Relaxed) == led {
+            return Ok(());
+        }
+        let led = join_all(self.fleets.iter().map(|fleet| fleet.go_by_the_front(led))).await;
+        led.into_iter().collect()
     }
 
     fn lost(&self) -> Vec<u64> {

@@ -1,13 +1,16 @@
 //! The Deployment of an installation: what it is made of, how far its rollout has come, and changes to it.
 
+use std::net::SocketAddr;
+
 use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
 use kube::{
-    Api,
+    Api, Client,
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
-use super::{AwaitWithin, PodsError, SELECTOR, Session, api};
+use super::{AwaitWithin, CALM_LIMIT, LOOK_EVERY, PodsError, SELECTOR, Session, Settings, api};
+use crate::{front, wait};
 
 impl Session {
     fn deployments(&self) -> Api<Deployment> {
@@ -56,7 +59,42 @@ impl Session {
     }
 }
 
-fn is_rolled_out(deployment: &Deployment) -> bool {
+/// Leads the replicas by the front if the family needs that, and else by the way that the cluster has for all, and waits until
+/// they are there again.
+pub(super) async fn choose_the_way(client: &Client, settings: &Settings) -> Result<(), PodsError> {
+    let needed = settings.front.as_ref().filter(|_| settings.family.needs_a_front());
+    go_by(client, &settings.namespace, needed.map(|front| front.address())).await?;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &settings.namespace);
+    let there = async {
+        let replicas = ListParams::default().labels(SELECTOR);
+        while !deployments.list(&replicas).await_within().await.is_some_and(|all| all.items.iter().all(is_rolled_out)) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let there = wait::within("every replica is of the newest template", CALM_LIMIT, there).await;
+    there.map_err(|source| PodsError::Overdue { trial: 0, source })
+}
+
+/// Leads the replicas by a front, or without one. The harness is no longer there when it has ended, and they are not to look
+/// for it then.
+pub async fn go_by(client: &Client, namespace: &str, front: Option<SocketAddr>) -> Result<(), PodsError> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let listed = deployments.list(&ListParams::default().labels(SELECTOR)).await;
+    for deployment in listed.map_err(|source| api("asking for the Deployment", source))?.items {
+        let pod = deployment.spec.and_then(|spec| spec.template.spec);
+        let container = pod.as_ref().and_then(|pod| pod.containers.first()).map(|container| container.name.clone());
+        let is_led = pod.as_ref().is_some_and(front::is_led_by_a_front);
+        let (Some(name), Some(container)) = (deployment.metadata.name, container) else { continue };
+        if is_led || front.is_some() {
+            let patch = Patch::Strategic(front::way_patch(&container, front));
+            let patched = deployments.patch(&name, &PatchParams::default(), &patch).await;
+            patched.map_err(|source| api("leading the replicas to the API server", source))?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn is_rolled_out(deployment: &Deployment) -> bool {
     let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else { return false };
     let all = spec.replicas;
     status.observed_generation >= deployment.metadata.generation

@@ -4,6 +4,8 @@
 //! of its own, and strikes the leader's pod, its node, or the control plane. It asks the API server for what a user could
 //! ask it, and needs [`Hands`] for the rest; where there are none, the families that need them cannot be run.
 
+mod behind;
+mod beside;
 mod hands;
 mod installation;
 mod pulse;
@@ -16,6 +18,7 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,11 +31,14 @@ use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 
 pub use hands::{HandError, Hands};
+pub use installation::go_by;
+pub(crate) use installation::is_rolled_out;
 use pulse::Pulse;
 pub use table::{About, Row, table};
 
 use crate::{
     clock::{At, Timeline},
+    front::Front,
     journal::Journal,
     judge::{Evidence, Family, Trial},
     ledger::{Ledger, LedgerError, NamedBy, Pace},
@@ -90,6 +96,8 @@ pub struct Settings {
     pub hands: Option<Hands>,
     /// An image of Tenure whose time of day can be wrong, if there is one.
     pub skewed_image: Option<String>,
+    /// What the replicas come by to the API server in some families, if there is one.
+    pub front: Option<Arc<Front>>,
 }
 
 /// Why a family could not be brought to its end. This says nothing about Tenure by itself: look at the logs.
@@ -187,9 +195,13 @@ pub async fn run(client: Client, settings: &Settings) -> Result<Outcome, PodsErr
         let needs = "an image whose time of day can be wrong (--skewed-image)";
         return Err(PodsError::NotApplicable { family: settings.family, needs });
     }
+    if settings.family.needs_a_front() && settings.front.is_none() {
+        let needs = "a certificate of the cluster's authority (--front-certificate)";
+        return Err(PodsError::NotApplicable { family: settings.family, needs });
+    }
     let mut session = Session::start(client, settings).await?;
     let mut trials = Vec::new();
-    let broken_off = session.play(&mut trials).await.err();
+    let broken_off = Box::pin(session.play(&mut trials)).await.err();
     if let Some(error) = &broken_off {
         session.note(&format!("broken off: {error}"));
     }
@@ -231,6 +243,8 @@ impl Outcome {
 impl Session {
     async fn start(client: Client, settings: &Settings) -> Result<Self, PodsError> {
         let failed = |what| move |source| PodsError::Io { what, source };
+        // The replicas are replaced by that, which is no fault of the family's: no job is there yet.
+        installation::choose_the_way(&client, settings).await?;
         fs::create_dir_all(&settings.directory).map_err(failed("making the directory of the evidence"))?;
         let timeline = Timeline::new();
         let journal = Journal::create(&settings.directory.join("trials.log"), timeline)
@@ -264,12 +278,12 @@ impl Session {
     }
 
     async fn play(&mut self, trials: &mut Vec<Trial>) -> Result<(), PodsError> {
-        self.remove_skewed().await?;
+        self.remove_beside().await?;
         self.grace = self.calm().await?.grace;
         self.restarts = self.restarts().await;
         for number in 1..=self.settings.trials {
             self.trial = number;
-            trials.push(self.run_trial(number).await?);
+            trials.push(Box::pin(self.run_trial(number)).await?);
         }
         Ok(())
     }
@@ -342,7 +356,7 @@ impl Session {
         let cleared = clear(&self.objects, self.trial).await.err();
         self.observers.ledger.stop().await;
         let complaints = seen.complaints();
-        let written = seen.write(&self.settings.directory);
+        let written = seen.write(&self.settings.directory).and_then(|()| self.write_requests());
         written.map_err(|source| PodsError::Io { what: "writing the evidence", source })?;
         let evidence = Evidence {
             family: self.settings.family,

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 
 use super::{AwaitWithin, Outcome};
-use crate::judge::{Findings, HAND_OVER_P99, summary};
+use crate::judge::{Findings, HAND_OVER_P99, PACE_AT_MOST, PACE_WINDOW, summary};
 
 /// One family.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +74,8 @@ fn notes(outcome: &Outcome, findings: &Findings) -> Vec<String> {
     let outages = evidence.trials.iter().filter(|trial| trial.outage.is_some()).count();
     if outages > 0 {
         let stayed = findings.take_overs.iter().filter(|took| took.is_zero()).count();
-        notes.push(format!("{stayed} of {outages} terms went on over the outage"));
+        let over = if evidence.family.needs_a_front() { "what was put back" } else { "the outage" };
+        notes.push(format!("{stayed} of {outages} terms went on over {over}"));
     }
     let cut = evidence.trials.iter().map(|trial| trial.cut.len()).sum::<usize>();
     if cut > 0 {
@@ -93,6 +94,10 @@ fn notes(outcome: &Outcome, findings: &Findings) -> Vec<String> {
     }
     if early > 0 {
         notes.push(format!("{early} runs before their slot"));
+    }
+    if let Some(pace) = evidence.trials.iter().filter_map(|trial| trial.pace).max() {
+        let window = PACE_WINDOW.as_secs();
+        notes.push(format!("{pace} requests of one for the Lease in {window} s, at most {PACE_AT_MOST}"));
     }
     let share = findings.ran_share;
     notes.push(format!("{} of {} unhindered slots run", share.ran, share.unhindered));

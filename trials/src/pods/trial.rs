@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// How long a successor may take. Beyond it something is broken, and the trials cannot go on.
-const SUCCESSOR_LIMIT: Duration = Duration::from_secs(90);
+pub(super) const SUCCESSOR_LIMIT: Duration = Duration::from_secs(90);
 /// What is promised: no leader for a lease duration and this much more, after a leader that is gone.
 pub(super) const LEASE_AND: Duration = Duration::from_secs(1);
 /// What a holder of another make gets besides, as the chart installs it.
-const FOREIGN_GRACE: Duration = Duration::from_secs(5);
+pub(super) const FOREIGN_GRACE: Duration = Duration::from_secs(5);
 /// A leader that was cut off and replaced stays cut off for this long: it has to have left by itself.
-const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
+pub(super) const CUT_OFF_BEYOND: Duration = Duration::from_secs(5);
 /// The lengths of a freeze of a container, in turn. The kubelet restarts one that is silent for too long. A short run has one
 /// trial, and that is to be longer than a lease.
 const FREEZES_S: [u64; 5] = [20, 5, 20, 5, 60];
@@ -51,12 +51,25 @@ pub(super) struct Struck {
     pub cut: Vec<String>,
     /// The wrong time of day of a replica.
     pub wrong_clock: Option<WrongClock>,
+    /// Who was struck, if it is another one than the one who led at the beginning.
+    pub victim: Option<Leader>,
+    /// Within which time somebody has to lead, where the trial itself knows.
+    pub limit: Option<Duration>,
 }
 
 impl Struck {
     /// Nobody has to come.
     pub fn only(at: At) -> Self {
-        Self { at, freeze: None, outage: None, taken_over: None, cut: Vec::new(), wrong_clock: None }
+        Self {
+            at,
+            freeze: None,
+            outage: None,
+            taken_over: None,
+            cut: Vec::new(),
+            wrong_clock: None,
+            victim: None,
+            limit: None,
+        }
     }
 
     /// The control plane was out of order from `at` until now.
@@ -106,6 +119,8 @@ impl Session {
             self.note_thaw(restarts.is_some() && restarts == self.restarts_of(&leader.pod).await);
         }
         let limit = self.limit(number, &struck);
+        let pace = self.pace_since(armed);
+        let leader = struck.victim.unwrap_or(leader);
         Ok(Trial {
             number,
             victim: leader.pod,
@@ -121,6 +136,7 @@ impl Session {
             taken_over: struck.taken_over,
             cut: struck.cut,
             wrong_clock: struck.wrong_clock,
+            pace,
         })
     }
 
@@ -134,6 +150,7 @@ impl Session {
             Family::LeaseTouched if touch_of(number) == Touch::Edit => Some(lease_and + FOREIGN_GRACE),
             // The leader leaves in order by then, and whoever is still there is killed.
             Family::LongRuns => Some(self.grace),
+            _ if struck.limit.is_some() => struck.limit,
             _ => due.then_some(lease_and),
         }
     }
@@ -197,6 +214,11 @@ impl Session {
             }
             Family::ApiServerPaused => return self.pause("apiserver", in_turn(&PAUSES_S), at).await,
             Family::EtcdPaused => return self.pause("etcd", in_turn(&PAUSES_S), at).await,
+            Family::ApiSlow
+            | Family::OneApiServerErrs
+            | Family::WatchHalfOpen
+            | Family::OldManifestPutBack
+            | Family::LeaseShortenedAndDeleted => return Box::pin(self.strike_behind_the_front(number, leader)).await,
             family @ (Family::Kill | Family::Term | Family::Stop) => {
                 return Err(PodsError::NotApplicable { family, needs: "processes: make kills" });
             }
@@ -281,7 +303,7 @@ impl Session {
         deleted.map(drop).map_err(|source| api("deleting a pod", source))
     }
 
-    async fn hand(&self, helper: &str, arguments: &[&str]) -> Result<String, PodsError> {
+    pub(super) async fn hand(&self, helper: &str, arguments: &[&str]) -> Result<String, PodsError> {
         self.note(&format!("{helper} {}", arguments.join(" ")));
         let hands: &Hands = self.settings.hands.as_ref().ok_or(no_hands(self.settings.family))?;
         Ok(hands.run(helper, arguments).await?)

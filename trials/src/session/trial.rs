@@ -102,6 +102,7 @@ impl Session {
             limit: None,
             cut: Vec::new(),
             wrong_clock: None,
+            pace: None,
         })
     }
 

@@ -63,3 +63,23 @@ fn a_time_without_a_leader_may_last_as_long_as_is_promised_and_as_long_as_nobody
     slow.slow[0].0 = millis(2_401);
     fails(&slow, "nobody led for too long");
 }
+
+#[test]
+fn a_family_in_which_everybody_may_have_to_wait_longer_is_allowed_what_its_trial_is() {
+    let gap = |family| {
+        let mut evidence = clean(family);
+        evidence.leaderless_limit = Some(Duration::from_secs(1));
+        evidence.trials[0].limit = Some(Duration::from_millis(1_100));
+        judge(&evidence).leaderless.len()
+    };
+    assert_eq!([Family::ApiSlow, Family::LeaseTouched, Family::NodeCutOff].map(gap), [0, 0, 1]);
+}
+
+#[test]
+fn a_replica_that_asks_for_the_lease_without_a_pause_fails() {
+    let mut evidence = clean(Family::Kill);
+    evidence.trials[0].pace = Some(PACE_AT_MOST);
+    assert_eq!(failures(&evidence), Vec::<String>::new());
+    evidence.trials[0].pace = Some(PACE_AT_MOST + 1);
+    fails(&evidence, "61 requests of one replica for the Lease within 10s");
+}
