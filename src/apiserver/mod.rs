@@ -68,6 +68,7 @@ pub struct DateSeen {
 
 /// The client cannot be built.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// The TLS settings or the credentials of the configuration cannot be used.
     #[error("the Kubernetes client configuration cannot be used: {0}")]

@@ -413,7 +413,7 @@ impl Loop {
         request: impl Future<Output = Result<T, kube::Error>> + Send + 'static,
         interpret: impl FnOnce(Result<T, Failure>) -> (Event, Option<Failure>) + Send + 'static,
     ) {
-        let (clock, patience) = (self.clock.clone(), self.timing.lease());
+        let (clock, way, patience) = (self.clock.clone(), self.way.clone(), self.timing.lease());
         if self.unanswered > 0 {
             // The one before is slow, and goes on. Its connection, or its API server, may be dead.
             self.way.renew_connections();
@@ -425,7 +425,8 @@ impl Loop {
                 Ok(answer) => answer.map_err(|error| Failure::of(&error)),
                 Err(elapsed) => Err(Failure::other(TryFailure::Unanswered, &elapsed)),
             };
-            let (event, error) = interpret(answer);
+            let (mut event, error) = interpret(answer);
+            leave_alone(&mut event, way.not_before().saturating_since(clock.boot()));
             News::Answer { event: Box::new(event), took: clock.boot() - sent, error }
         };
         self.requests.push(answering.boxed());
@@ -495,6 +496,16 @@ fn refusal(error: kube::Error) -> Result<Refusal, kube::Error> {
         }
         other => Err(other),
     }
+}
+
+/// A try that failed is followed by the pause that any answer of the API server asked for in its header.
+fn leave_alone(event: &mut Event, asked: Duration) {
+    let (Event::Read { outcome: ReadOutcome::Failed { retry_after }, .. }
+    | Event::Answered { outcome: WriteOutcome::Refused { retry_after }, .. }) = event
+    else {
+        return;
+    };
+    *retry_after = (*retry_after).max(Some(asked).filter(|asked| !asked.is_zero()));
 }
 
 fn retry_after(status: &Status) -> Option<Duration> {

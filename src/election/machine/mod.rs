@@ -139,6 +139,7 @@ pub(super) struct Tenure {
 
 /// Why a term ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Lost {
     /// No write was confirmed in time.
     Expired,
