@@ -94,7 +94,7 @@ impl Fault {
 
     /// Whether it belongs to a short run, too.
     pub const fn is_quick(self) -> bool {
-        !matches!(self, Self::OneApiServerErrs | Self::OldManifestPutBack | Self::LeaseShortenedAndDeleted)
+        !self.is_behind_a_front()
     }
 
     /// Whether the contenders have to come by a front before the API server.
