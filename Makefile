@@ -21,8 +21,8 @@ simulation: ## Play TENURE_SIM_CHANGES (1000) leader changes under simulated clo
 		simulation:: -- --nocapture --test-threads 1
 
 model: ## Play TENURE_MODEL_SEEDS (500) hours of the election's model in each of its settings, and judge each loss of a leader
-	@TENURE_MODEL_SEEDS=$${TENURE_MODEL_SEEDS:-500} $(CARGO) test --profile simulation --package tenure --all-features --lib \
-		election::model -- --nocapture
+	@TENURE_MODEL_SEEDS=$${TENURE_MODEL_SEEDS:-500} $(CARGO) test --config profile.dev.package.tenure.opt-level=2 \
+		--package tenure --all-features --lib election::model -- --nocapture
 
 walkthrough: ## Run README's console blocks word for word, and compare what they print (needs kubectl)
 	@$(CARGO) build --all-features --bin tenure

@@ -3,7 +3,7 @@
 # names turns red, by a failing test and not by an error of the compiler.
 #
 #   scripts/broken.sh                  all patches
-#   scripts/broken.sh --eighth COMMIT  the eighth of them that this commit chooses (CI)
+#   scripts/broken.sh --share COMMIT   the sixteenth of them that this commit chooses (CI)
 #   scripts/broken.sh --only NAME      the patches whose file name contains NAME
 #   scripts/broken.sh --check-only     only that each applies, its header is whole, and the table is true (lint)
 #   scripts/broken.sh --table          writes the table of rules, tests/broken/README.md
@@ -18,10 +18,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 { # bash reads a block whole before it runs it: an edit of this file does not reach a run that is going on.
-eighth='' only='' check_only='' build='' table=''
+share='' only='' check_only='' build='' table=''
 while (($#)); do
   case $1 in
-    --eighth) eighth=${2:?"--eighth needs a commit"}; shift 2 ;;
+    --share) share=${2:?"--share needs a commit"}; shift 2 ;;
     --only) only=${2:?"--only needs a part of a name"}; shift 2 ;;
     --check-only) check_only=yes; shift ;;
     --table) table=yes; shift ;;
@@ -35,11 +35,11 @@ header() { sed -n "s/^# $2: *//p" "$1" | head -n 1; }
 shopt -s nullglob
 all=(tests/broken/*.patch)
 patches=()
-# An eighth keeps CI short; the last hex digits of the commit choose, so that some commits in a row tend to cover everything.
-shares=8
+# A sixteenth keeps CI short; the last hex digits of the commit choose, so that some commits in a row tend to cover everything.
+shares=16
 chosen=-1
-if [[ -n $eighth ]]; then
-  commit=$(git rev-parse --verify "$eighth^{commit}")
+if [[ -n $share ]]; then
+  commit=$(git rev-parse --verify "$share^{commit}")
   chosen=$((16#${commit: -4} % shares))
 fi
 for i in "${!all[@]}"; do
@@ -98,6 +98,12 @@ if [[ -n $(git status --porcelain --untracked-files=no) ]]; then
   echo "note: what is not committed is not in the scratch work tree" >&2
 fi
 export CARGO_TARGET_DIR=$work/target
+# What others have written is the same in the scratch work tree: a copy of what `make test` has made of it spares minutes.
+if [[ ! -d $CARGO_TARGET_DIR && -d target/debug/deps ]]; then
+  mkdir -p "$CARGO_TARGET_DIR"
+  tar --create --exclude='*tenure*' --exclude='*trials*' --exclude='*sandbox*' --exclude='debug/deps/it-*' \
+    target/debug/.fingerprint target/debug/build target/debug/deps | tar --extract --directory "$work"
+fi
 
 if [[ -n $build ]]; then
   git -C "$tree" apply "$PWD/tests/broken/$build.patch"

@@ -4,8 +4,8 @@
 #   tests/cluster/peers.sh [arguments of the peers program, such as --families pod-frozen --trials 2 --hand-overs 0]
 # It boots the test cluster (up.sh: IMAGE and TENURE_BINARY say what is loaded) and leaves it up. FULL=1 strikes five times
 # by each fault, twice where the contenders come by a front, and hands over 30 times in each direction (about 43 minutes);
-# otherwise once and twice, and three of the faults with a front are left out. The table of all is
-# printed at the end, and written to target/peers-evidence/table.md.
+# otherwise five of the faults strike once, and two hand-overs are made. The table of all is printed at the end, and written
+# to target/peers-evidence/table.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
