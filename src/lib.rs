@@ -74,6 +74,8 @@ mod explain;
 #[cfg(test)]
 mod heard;
 #[cfg(feature = "controller")]
+mod item;
+#[cfg(feature = "controller")]
 #[doc(hidden)]
 pub mod observe;
 #[cfg(feature = "controller")]

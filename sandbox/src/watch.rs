@@ -252,5 +252,6 @@ impl Watcher {
 }
 
 fn frame(kind: &str, object: &Value) -> Bytes {
-    Bytes::from(format!("{}\n", json!({ "type": kind, "object": object })))
+    // In this order, as a server writes it: clients read the object by its type without keeping it.
+    Bytes::from(format!("{{\"type\":{},\"object\":{object}}}\n", json!(kind)))
 }

@@ -44,12 +44,26 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), LogError> {
     started.map_err(|_| LogError::Started)
 }
 
+/// What the client of the API server logs as a warning is a whole answer that it cannot read: users' objects, their Secrets
+/// included. Everything that matters of it is an error as well, and said by whoever asked.
+const CLIENT: &str = "kube_client::client";
+
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })
+    let filter =
+        EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })?;
+    // Whoever names it wants to see it.
+    if level.contains(CLIENT) {
+        return Ok(filter);
+    }
+    let quiet =
+        format!("{CLIENT}=error").parse().map_err(|source| LogError::Level { level: level.to_owned(), source })?;
+    Ok(filter.add_directive(quiet))
 }
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
 
     #[test]
@@ -58,5 +72,22 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("`info,tenure=loud`") && text.contains("expected error, warn, info, debug"), "{text}");
         assert!(filter("info,tenure::election=debug").is_ok());
+    }
+
+    /// Whether a warning of the client comes through at this level.
+    fn warns(level: &str) -> bool {
+        let subscriber = tracing_subscriber::registry().with(filter(level).expect("it is a level"));
+        tracing::subscriber::with_default(
+            subscriber,
+            || tracing::enabled!(target: "kube_client::client", tracing::Level::WARN),
+        )
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_not_logged_with_all_that_is_in_it() {
+        for level in ["warn", "info", "debug", "trace", "info,tenure=debug", "info,kube_client=debug"] {
+            assert!(!warns(level), "{level}");
+        }
+        assert!(warns("info,kube_client::client=debug"), "but for those who ask for it");
     }
 }

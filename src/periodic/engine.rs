@@ -24,7 +24,7 @@ use ownership::Ownership;
 use super::{
     adoption::{LeaseName, Seen},
     alarms::Alarms,
-    feed::{Feed, Guarded},
+    feed::Feed,
     job::{Job, Planning, Reading, Run, RunState, Step, Surroundings, WriteKind},
     observer::Observer,
     run::Ended,
@@ -34,11 +34,12 @@ use super::{
 };
 use crate::{
     action::{Action, JobRef, Trial},
-    api::{Instant, TermRef},
+    api::{Instant, PeriodicJob, TermRef},
     apiserver::{ApiServer, DateSeen},
     clock::{BootTime, SharedClock},
     election::{Leadership, Standing, Term, Work},
     entropy::SharedEntropy,
+    item::Item,
     tasks::Tasks,
 };
 
@@ -138,7 +139,7 @@ enum Turn {
     ElectorGone,
     Drain,
     Event(Box<Event>),
-    Watch(Box<watcher::Event<Guarded>>),
+    Watch(Box<watcher::Event<Item<PeriodicJob>>>),
     Tick,
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures::{StreamExt, stream::BoxStream};
 use kube::{
     Api,
-    core::DeserializeGuard,
     runtime::watcher::{self, watcher},
 };
 
@@ -17,14 +16,12 @@ use crate::{
     clock::{BootTime, SharedClock},
     entropy::SharedEntropy,
     explain::{explain, explain_answer},
+    item::Item,
 };
-
-/// A job, or why it cannot be read: one bad object stops no other.
-pub type Guarded = DeserializeGuard<PeriodicJob>;
 
 /// The events of the watch.
 pub struct Feed {
-    events: BoxStream<'static, Result<watcher::Event<Guarded>, watcher::Error>>,
+    events: BoxStream<'static, Result<watcher::Event<Item<PeriodicJob>>, watcher::Error>>,
     clock: SharedClock,
     entropy: SharedEntropy,
     failures: u32,
@@ -37,7 +34,7 @@ const PAUSE: Backoff = Backoff { initial: Duration::from_millis(100), max: Durat
 impl Feed {
     /// Watches the jobs in `scope`.
     pub fn new(api: &ApiServer, scope: &Scope, clock: SharedClock, entropy: SharedEntropy) -> Self {
-        let jobs: Api<Guarded> = match scope {
+        let jobs: Api<Item<PeriodicJob>> = match scope {
             Scope::All => Api::all(api.client()),
             Scope::Namespace(namespace) => Api::namespaced(api.client(), namespace),
         };
@@ -46,7 +43,7 @@ impl Feed {
     }
 
     /// The next event. Cancel-safe.
-    pub async fn next(&mut self) -> watcher::Event<Guarded> {
+    pub async fn next(&mut self) -> watcher::Event<Item<PeriodicJob>> {
         loop {
             if let Some(until) = self.pause_until {
                 self.clock.sleep_until(until).await;

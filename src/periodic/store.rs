@@ -9,7 +9,6 @@ use json_patch::Patch;
 use kube::{
     Api, Client,
     api::{Patch as KubePatch, PatchParams},
-    core::DeserializeGuard,
 };
 
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
     clock::{self, SharedClock},
     election::TermEnded,
     explain::explain,
+    item::Item,
 };
 
 /// What a read brought.
@@ -61,10 +61,10 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Reads `job`, past every cache.
 pub async fn read(client: Client, clock: SharedClock, job: JobRef) -> ReadAnswer {
-    let objects = Api::<DeserializeGuard<PeriodicJob>>::namespaced(client, &job.namespace);
+    let objects = Api::<Item<PeriodicJob>>::namespaced(client, &job.namespace);
     match clock::timeout(&*clock, ANSWER_DEADLINE, objects.get_opt(&job.name)).await {
-        Ok(Ok(Some(DeserializeGuard(Ok(object))))) => ReadAnswer::Found(Box::new(object)),
-        Ok(Ok(Some(DeserializeGuard(Err(unreadable))))) => ReadAnswer::Unreadable(unreadable.error),
+        Ok(Ok(Some(Item(Ok(object))))) => ReadAnswer::Found(Box::new(object)),
+        Ok(Ok(Some(Item(Err(unreadable))))) => ReadAnswer::Unreadable(unreadable.why.to_string()),
         Ok(Ok(None)) => ReadAnswer::Gone,
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => ReadAnswer::Forbidden(status.message),
         Ok(Err(error)) => ReadAnswer::Failed(explain(&error)),
@@ -74,12 +74,12 @@ pub async fn read(client: Client, clock: SharedClock, job: JobRef) -> ReadAnswer
 
 /// Sends `patch` to the status of `job`.
 pub async fn write(client: Client, clock: SharedClock, job: JobRef, patch: Patch) -> WriteAnswer {
-    let objects = Api::<DeserializeGuard<PeriodicJob>>::namespaced(client, &job.namespace);
+    let objects = Api::<Item<PeriodicJob>>::namespaced(client, &job.namespace);
     let (parameters, patch) = (PatchParams::default(), KubePatch::Json::<()>(patch));
     let sent = objects.patch_status(&job.name, &parameters, &patch);
     match clock::timeout(&*clock, ANSWER_DEADLINE, sent).await {
-        Ok(Ok(DeserializeGuard(Ok(object)))) => WriteAnswer::Written(Box::new(object)),
-        Ok(Ok(DeserializeGuard(Err(unreadable)))) => WriteAnswer::Unknown(unreadable.error),
+        Ok(Ok(Item(Ok(object)))) => WriteAnswer::Written(Box::new(object)),
+        Ok(Ok(Item(Err(unreadable)))) => WriteAnswer::Unknown(unreadable.why.to_string()),
         Ok(Err(error)) => refusal(&error),
         Err(elapsed) => WriteAnswer::Unknown(elapsed.to_string()),
     }

@@ -16,8 +16,9 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
+    core::DynamicResourceScope,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use crate::{
     election::{Guard, TermEnded},
     entropy::SharedEntropy,
     explain::{explain, explain_answer},
+    item::Item,
     tasks::Tasks,
 };
 
@@ -257,7 +259,7 @@ impl JobRunner {
     /// The Job of that name, past every cache. It is asked for until there is an answer: without one, nothing can be
     /// decided.
     async fn look_up(&self, attempt: &Attempt, name: &str) -> Result<Option<Box<DynamicObject>>, AttemptEnd> {
-        let jobs = jobs(self.api.client(), &attempt.job.namespace);
+        let jobs: Api<DynamicObject> = jobs(self.api.client(), &attempt.job.namespace);
         let mut tries = 0_u32;
         loop {
             match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.get_opt(name)).await {
@@ -341,7 +343,7 @@ impl JobRunner {
     async fn delete(&self, attempt: &Attempt, name: &str, uid: Option<String>) -> bool {
         let preconditions = Preconditions { uid, resource_version: None };
         let parameters = DeleteParams::foreground().preconditions(preconditions);
-        let jobs = jobs(self.api.gated_client(&attempt.guard), &attempt.job.namespace);
+        let jobs: Api<DynamicObject> = jobs(self.api.gated_client(&attempt.guard), &attempt.job.namespace);
         let mut tries = 0_u32;
         loop {
             match clock::timeout(&*self.clock, ANSWER_DEADLINE, jobs.delete(name, &parameters)).await {
@@ -359,9 +361,10 @@ impl JobRunner {
     }
 
     async fn remove_surplus(&self, tidy: &Tidy) -> Result<(), kube::Error> {
-        let jobs = jobs(self.api.gated_client(&tidy.guard), &tidy.job.namespace);
+        let jobs: Api<Item<DynamicObject>> = jobs(self.api.gated_client(&tidy.guard), &tidy.job.namespace);
         let listed = jobs.list(&ListParams::default().labels(&template::selector_of(&tidy.uid))).await?;
-        for job in template::surplus(&listed.items, tidy) {
+        let readable: Vec<_> = listed.items.into_iter().filter_map(|job| job.0.ok()).collect();
+        for job in template::surplus(&readable, tidy) {
             let preconditions = Preconditions { uid: job.uid(), resource_version: None };
             let parameters = DeleteParams::background().preconditions(preconditions);
             match jobs.delete(&job.name_any(), &parameters).await {
@@ -417,7 +420,10 @@ impl Action for JobRunner {
     }
 }
 
-fn jobs(client: Client, namespace: &str) -> Api<DynamicObject> {
+fn jobs<K>(client: Client, namespace: &str) -> Api<K>
+where
+    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+{
     Api::namespaced_with(client, namespace, &ApiResource::erase::<k8s_openapi::api::batch::v1::Job>(&()))
 }
 

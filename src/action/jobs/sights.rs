@@ -12,7 +12,7 @@ use std::{
 
 use futures::StreamExt;
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{ApiResource, DynamicObject},
     runtime::watcher::{self, watcher},
 };
@@ -27,6 +27,7 @@ use crate::{
     clock::{self, BootTime, SharedClock},
     entropy::SharedEntropy,
     explain::{explain, explain_answer},
+    item::Item,
     tasks::Tasks,
 };
 
@@ -39,7 +40,7 @@ pub(super) enum Sight {
     There(Arc<DynamicObject>),
     /// It was deleted; this is how it was last.
     Gone(Arc<DynamicObject>),
-    /// It was not in a list.
+    /// It was not in a list, or cannot be read.
     Absent,
 }
 
@@ -137,7 +138,7 @@ impl Shared {
 
     async fn follow(self: Arc<Self>) {
         let kind = ApiResource::erase::<k8s_openapi::api::batch::v1::Job>(&());
-        let jobs: Api<DynamicObject> = match &self.namespace {
+        let jobs: Api<Item<DynamicObject>> = match &self.namespace {
             None => Api::all_with(self.api.client(), &kind),
             Some(namespace) => Api::namespaced_with(self.api.client(), namespace, &kind),
         };
@@ -173,7 +174,7 @@ impl Shared {
         closes
     }
 
-    fn tell(&self, event: watcher::Event<DynamicObject>, listed: &mut BTreeSet<JobRef>) {
+    fn tell(&self, event: watcher::Event<Item<DynamicObject>>, listed: &mut BTreeSet<JobRef>) {
         match event {
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(job) => {
@@ -190,10 +191,11 @@ impl Shared {
         }
     }
 
-    fn tell_one(&self, job: DynamicObject, sight: impl Fn(Arc<DynamicObject>) -> Sight) -> Option<JobRef> {
-        let key = JobRef { namespace: job.namespace()?, name: job.metadata.name.clone()? };
+    fn tell_one(&self, job: Item<DynamicObject>, sight: impl Fn(Arc<DynamicObject>) -> Sight) -> Option<JobRef> {
+        let key = JobRef { namespace: job.namespace()?, name: job.meta().name.clone()? };
         if let Some(sender) = self.lock().by_job.get(&key) {
-            sender.send_replace(sight(Arc::new(job)));
+            // Of one that cannot be read nothing is seen.
+            sender.send_replace(job.0.map_or(Sight::Absent, |job| sight(Arc::new(job))));
         }
         Some(key)
     }

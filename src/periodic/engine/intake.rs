@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use kube::{Resource, ResourceExt, runtime::watcher};
 
 use super::{
-    super::{feed::Guarded, job::Job, observer::Urgency},
+    super::{job::Job, observer::Urgency},
     Engine,
 };
-use crate::{action::JobRef, api::PeriodicJob};
+use crate::{
+    action::JobRef,
+    api::PeriodicJob,
+    item::{Item, Why},
+};
 
 impl Engine {
-    pub(super) fn on_watch(&mut self, event: watcher::Event<Guarded>) {
+    pub(super) fn on_watch(&mut self, event: watcher::Event<Item<PeriodicJob>>) {
         match event {
             watcher::Event::Init => self.listed = Some(BTreeSet::new()),
             watcher::Event::InitApply(object) => {
@@ -41,7 +45,7 @@ impl Engine {
 
     /// Takes in an object from a list. One that is older than what is known was listed before our last write, or the store
     /// was put back to a backup: a read tells.
-    fn see_listed(&mut self, object: Guarded) -> Option<JobRef> {
+    fn see_listed(&mut self, object: Item<PeriodicJob>) -> Option<JobRef> {
         if let Ok(object) = &object.0
             && let (Some(namespace), Some(name)) = (object.namespace(), object.metadata.name.clone())
             && let Some(job) = self.jobs.get_mut(&JobRef { namespace, name })
@@ -52,7 +56,7 @@ impl Engine {
     }
 
     /// Takes in an object from the watch.
-    fn see(&mut self, object: Guarded) -> Option<JobRef> {
+    fn see(&mut self, object: Item<PeriodicJob>) -> Option<JobRef> {
         let key = JobRef { namespace: object.namespace()?, name: object.meta().name.clone()? };
         match object.0 {
             Ok(object) => {
@@ -62,10 +66,13 @@ impl Engine {
             Err(unreadable) => {
                 if self.unreadable.insert(key.clone()) {
                     let uid = unreadable.metadata.uid.clone().unwrap_or_default();
+                    let remedy = match unreadable.why {
+                        Why::TooDeep => "make spec.jobTemplate flatter",
+                        Why::Shape(_) => "run the version that it was written for, or take back what is newer",
+                    };
                     let note = format!(
-                        "this version of Tenure cannot read the object and leaves it alone: {}; run the version that it \
-                         was written for, or take back what is newer",
-                        unreadable.error
+                        "this version of Tenure cannot read the object and leaves it alone: {}; {remedy}",
+                        unreadable.why
                     );
                     self.notice(&key, &uid, Urgency::Warning, "Unreadable", note);
                 }
