@@ -4,7 +4,7 @@ CARGO ?= cargo
 ALL := --workspace --all-features
 
 .DEFAULT_GOAL := help
-.PHONY: help run test walkthrough simulation model parity chart chart-server wrong-input manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench full ci \
+.PHONY: help run test walkthrough simulation model parity chart chart-server wrong-input hostile manifests image lint fmt docs crds crds-check as-library deny broken-check kills kills-broken bench full ci \
 	cluster cluster-down cluster-smoke cluster-install cluster-prometheus cluster-versions e2e e2e-peers kind minikube
 
 help: ## List the targets
@@ -42,6 +42,9 @@ chart-server: ## Install the chart on a real API server, upgrade it, and compare
 wrong-input: ## Give docs/wrong-input.md to replicas on a real API server: the same table as in `make test` (needs Go)
 	@$(CARGO) test --all-features --test it --no-run
 	@PARITY_AUTHORIZATION=RBAC sandbox/parity/run.sh tests/wrong-input.sh
+
+hostile: ## Give a hostile tenant's objects to replicas on a real API server, and see that no other tenant feels it (needs Go)
+	@PARITY_AUTHORIZATION=RBAC sandbox/parity/run.sh tests/hostile.sh
 
 manifests: ## Write deploy/ and the chart's README and definitions from what they are generated from
 	@scripts/manifests.sh
