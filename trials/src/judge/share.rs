@@ -120,9 +120,13 @@ fn runs<'a>(evidence: &'a Evidence, job: &Job, history: &'a JobHistory) -> BTree
         }
     }
     for entry in evidence.entries.iter().filter(|entry| entry.request.job == job.name) {
-        // A request without an intent in any version is not a run that hinders: the versions say what was active.
+        // A request without an intent in any version is not a run that hinders, as the versions say what was active, unless
+        // some of them were missed: then it was active until the next one that was seen.
         if let Some(run) = runs.get_mut(entry.request.run_id.as_str()) {
             run.first_sign = run.first_sign.min(entry.first_byte);
+        } else if let (Some(slot), true) = (entry.request.slot, evidence.gaps > 0) {
+            let next = history.versions.iter().map(|version| version.at).find(|at| *at > entry.first_byte);
+            runs.insert(&entry.request.run_id, Seen { slot, first_sign: entry.first_byte, gone: next });
         }
     }
     runs

@@ -389,6 +389,23 @@ fn a_real_store_has_a_second_for_an_intent_and_a_slot_that_nobody_was_at_work_on
 }
 
 #[test]
+fn a_run_whose_intent_may_have_been_missed_hinders_until_the_next_version_that_was_seen() {
+    for (gaps, next, unhindered) in [(0, 3_500, 4), (1, 3_500, 3), (1, 2_500, 4)] {
+        let mut evidence = clean(Family::Kill);
+        evidence.gaps = gaps;
+        evidence.entries.iter_mut().find(|entry| entry.request.run_id == "least-3").unwrap().request.slot = None;
+        evidence.history = History::default();
+        for job in ["least", "most"] {
+            version(&mut evidence, 400, job, &json!({ "mark": wall(0) }));
+        }
+        version(&mut evidence, next, "least", &json!({ "mark": wall(3) }));
+        version(&mut evidence, 2_500, "most", &json!({ "mark": wall(2) }));
+        let share = judge(&evidence).ran_share;
+        assert_eq!(share.unhindered, unhindered, "{gaps} gaps, seen again at {next} ms");
+    }
+}
+
+#[test]
 fn a_control_plane_that_was_too_slow_for_the_harness_hinders_slots_and_one_that_was_slow_at_another_time_does_not() {
     for (from, to, unhindered) in [(2_900, 3_000, 2), (3_000, 3_100, 2), (3_001, 3_900, 4)] {
         let mut evidence = clean(Family::Kill);
