@@ -50,12 +50,15 @@ periodic_job() {
 }
 
 ran() { [[ $("$kubectl" -n quiet get periodicjob good -o 'jsonpath={.status.counts.ran}') -ge $1 ]]; }
-told() { "$kubectl" -n "$1" get events -o 'jsonpath={.items[*].note}{.items[*].message}' | grep -q "$2"; }
+event_says() { "$kubectl" -n "$1" get events -o 'jsonpath={.items[*].note}{.items[*].message}' | grep -q "$2"; }
 ready() { curl -fs "http://$admin/readyz" >/dev/null; }
 # start NUMBER: a replica, after the one before it has ended.
 start() {
   end
-  admin=127.0.0.1:$((21000 + RANDOM % 9000))
+  local port
+  # One of loopback that nobody listens on.
+  until port=$((20000 + RANDOM)) && ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+  admin=127.0.0.1:$port
   # The tenants' target is this machine's own.
   "$tenure" run --namespace default --identity "replica-$1" --admin-address "$admin" \
     --egress-allow 127.0.0.0/8 --termination-grace-period 30s >>"$work/log" 2>&1 &
@@ -76,7 +79,7 @@ periodic_job deep hostile "\"jobTemplate\":$(printf '{"spec":{"x":%s}}' "$(neste
 start 1
 holds 'a replica that starts is ready' ready
 holds 'the job of another namespace runs' ran 3
-holds 'the namespace of the object is told why it does not' told hostile 'nested more than 127 levels deep'
+holds 'the namespace of the object has an Event that says why' event_says hostile 'nested more than 127 levels deep'
 periodic_job deeper hostile "\"jobTemplate\":$(printf '{"spec":{"x":%s}}' "$(nested 900)")" |
   "$kubectl" create --validate=false -f - >/dev/null
 before=$("$kubectl" -n quiet get periodicjob good -o 'jsonpath={.status.counts.ran}')
